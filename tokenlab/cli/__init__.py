@@ -1,0 +1,97 @@
+"""The command line. This file imports nothing heavy: help and typing mistakes answer at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from tokenlab import __version__
+from tokenlab.errors import UserError
+
+HELP = """\
+tokenlab: learning-free visual-token reduction on frozen multimodal LLMs, compared honestly on the same samples.
+
+usage: tokenlab COMMAND [ARGUMENTS]
+
+Run the arms of a config on a dataset (each is a command of Lightning's command line):
+  validate      on the validation samples
+  test          on the test samples
+  predict       answer questions that need no right answer
+
+Look around:
+  compressors   list the compressors and their parameters; `tokenlab compressors NAME` shows one in full
+  shapes        rebuild the embedded model and the video world it was trained on
+  COMMAND --help, --version
+
+Examples:
+  tokenlab validate --config quickstart
+  tokenlab test --config my.yaml --model.pipelines.mine='[random: {retention_ratio: 0.5}]' --data.num_videos=10
+
+A config holds `model:` (the frozen `mllm` and the `pipelines`, one per arm) and `data:`. Several --config files are
+merged in their order, a later one adds arms or, with `ARM: null`, removes them. `retention_ratio: [0.5, 0.25]` makes
+one arm of each. Values may name other YAML files. `--print_config` shows the result and runs nothing.
+Exit code: 0 all answered, 2 a mistake in what was asked, 3 some samples failed (they are in the run's records).
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code; a user's mistake is one line on stderr."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if argv[0] == "--version":
+        print(f"tokenlab {__version__}")
+        return 0
+    try:
+        return _command(argv[0])(argv[1:])
+    except UserError as error:
+        print(f"tokenlab: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("tokenlab: interrupted", file=sys.stderr)
+        return 130
+
+
+def _command(name: str) -> Callable[[list[str]], int]:
+    """The function behind a command, imported only now."""
+    if name not in _COMMANDS:
+        from tokenlab.cli.signatures import near_miss
+
+        raise UserError(f"there is no command {name!r}{near_miss(name, _COMMANDS)} (tokenlab --help lists them)")
+    return _COMMANDS[name]
+
+
+def _run(command: str) -> Callable[[list[str]], int]:
+    def start(argv: list[str]) -> int:
+        from tokenlab.cli.run import run
+
+        return run(command, argv)
+
+    return start
+
+
+def _fit(argv: list[str]) -> int:
+    raise UserError("there is no fit: models are frozen and compressors learn nothing; use validate, test or predict")
+
+
+def _compressors(argv: list[str]) -> int:
+    from tokenlab.cli.compressors import show
+
+    return show(argv)
+
+
+def _shapes(argv: list[str]) -> int:
+    from tokenlab.shapes import recipe
+
+    return recipe.main(argv) or 0
+
+
+_COMMANDS = {
+    "validate": _run("validate"),
+    "test": _run("test"),
+    "predict": _run("predict"),
+    "compressors": _compressors,
+    "shapes": _shapes,
+    "fit": _fit,
+}

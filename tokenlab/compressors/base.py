@@ -1,0 +1,213 @@
+"""The five stages, what a method sees at each, and the registry of methods.
+
+A stage is an abstract class with one abstract method; a method is a final, frozen dataclass under one stage or several:
+
+    class Topic(GridReduction, name="topic"): ...
+
+registers itself by being defined. Methods hold no state, draw no noise of their own and know no model: they look at a
+view and return a `Reduction`; the model side applies it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tokenlab.tensors import Evidence, Reduction, VisualTokens
+
+State = Any
+"""What a method passes from layer to layer or step to step: any value, held by the model side, `None` at first."""
+
+REGISTRY: dict[str, type[TokenCompressor]] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenCompressor(ABC):
+    """A learning-free method: frozen hyper-parameters and pure functions.
+
+    Args:
+        retention_ratio: Kept / total visual tokens of a medium, in (0, 1]; 1 switches the method off; null is the
+            authors' native budget, where a method has one.
+        positions: Whether survivors `keep` their position ids or the sequence is `renumber`ed without gaps.
+        separators: Whether the text that marks a frame `follow`s it when the frame loses all its tokens, or is `keep`t.
+
+    Raises:
+        ValueError: If `retention_ratio` is not in (0, 1].
+    """
+
+    retention_ratio: float | None
+    positions: Literal["keep", "renumber"] = "keep"
+    separators: Literal["follow", "keep"] = "follow"
+
+    name: ClassVar[str]
+    paper: ClassVar[str] = ""
+    needs_full_grid: ClassVar[bool] = False
+    """Whether the method must see all tokens of every frame it is given."""
+    leaves_full_grid: ClassVar[bool] = False
+    """Whether the method only ever removes or merges whole frames."""
+
+    def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
+        """Registers a method under its name; the stages themselves have none."""
+        super().__init_subclass__(**kwargs)
+        if name is None:
+            return
+        if name in REGISTRY and REGISTRY[name].__qualname__ != cls.__qualname__:
+            raise TypeError(f"two compressors are called {name!r}: {REGISTRY[name]} and {cls}")
+        cls.name = name
+        REGISTRY[name] = cls
+
+    def __post_init__(self) -> None:
+        """Refuses an impossible budget."""
+        ratio = self.retention_ratio
+        if ratio is not None and not (0 < ratio <= 1):  # also refuses NaN
+            raise ValueError(f"retention_ratio is {ratio}, but must be greater than 0 and at most 1 (1 keeps every token)")
+
+    def needs(self) -> frozenset[Evidence]:
+        """The evidence this method looks at, with these hyper-parameters."""
+        return frozenset()
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the budget is everything: decided here once, for every method."""
+        return self.retention_ratio == 1
+
+
+@dataclass(frozen=True)
+class FrameView:
+    """What frame selection sees: candidate frames before the tower."""
+
+    num_frames: int
+    seconds: Float[Tensor, " t"]  # each candidate's time
+    question: str
+    generator: torch.Generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameSelection(TokenCompressor):
+    """Chooses frames before the vision tower reads them; the prompt is written for the chosen frames alone."""
+
+    positions: Literal["renumber"] = "renumber"
+
+    stage: ClassVar[str] = "frames"
+    leaves_full_grid: ClassVar[bool] = True
+
+    @abstractmethod
+    def select_frames(self, view: FrameView) -> Reduction:
+        """Which of the candidate frames stay, in time order; frames are pruned, never merged."""
+
+
+@dataclass(frozen=True)
+class BlockView:
+    """What a method sees inside one block of the vision tower."""
+
+    layer: int
+    moment: Literal["before_attention", "after_attention"]
+    hidden: Float[Tensor, "n d"]
+    keys: Float[Tensor, "n heads e"]
+    protected: int  # leading tokens that may not go, such as [CLS]
+    generator: torch.Generator
+
+
+class TowerReduction(TokenCompressor):
+    """Reduces tokens inside the vision tower, block by block."""
+
+    stage: ClassVar[str] = "tower"
+
+    @abstractmethod
+    def reduce_block(self, view: BlockView, state: State) -> tuple[Reduction, State]:
+        """The reduction of this block's tokens, and what the next block should know."""
+
+
+@dataclass(frozen=True)
+class GridView:
+    """What a method sees on the token grid: one medium's visual tokens as the LLM would receive them."""
+
+    tokens: VisualTokens
+    question: str
+    generator: torch.Generator
+
+    @property
+    def evidence(self) -> Mapping[Evidence, Tensor]:
+        """What the method asked for, by the key it asked with."""
+        return self.tokens.evidence
+
+
+class GridReduction(TokenCompressor):
+    """Reduces visual tokens on the token grid, between projector and LLM."""
+
+    stage: ClassVar[str] = "grid"
+
+    @abstractmethod
+    def reduce_grid(self, view: GridView) -> Reduction:
+        """The reduction of the medium's tokens."""
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """What a method sees at one LLM layer during prefill: the whole sequence, with its spans."""
+
+    layer: int
+    moment: Literal["before_attention", "after_attention"]
+    hidden: Float[Tensor, "s d"]
+    visual: Int[Tensor, " n"]  # where the medium's tokens are in the sequence
+    places: Int[Tensor, "n 3"]
+    tag: Int[Tensor, " n"] | None
+    question_span: tuple[int, int]
+    evidence: Mapping[Evidence, Tensor]
+    generator: torch.Generator
+
+
+class LayerReduction(TokenCompressor):
+    """Reduces visual tokens between the layers of the LLM, during prefill."""
+
+    stage: ClassVar[str] = "layers"
+
+    @abstractmethod
+    def reduce_layer(self, view: LayerView, state: State) -> tuple[Reduction, State]:
+        """The reduction of the medium's tokens at this layer, and what the next layer should know."""
+
+
+@dataclass(frozen=True)
+class CacheView:
+    """What a method sees of one layer's KV cache at one decode step."""
+
+    layer: int
+    step: int
+    keys: Float[Tensor, "heads s e"]
+    values: Float[Tensor, "heads s e"]
+    visual: Int[Tensor, " n"]
+    evidence: Mapping[Evidence, Tensor]
+    generator: torch.Generator
+
+
+class CacheReduction(TokenCompressor):
+    """Cuts, or only views, visual tokens of the KV cache while the answer is decoded."""
+
+    stage: ClassVar[str] = "cache"
+    cuts: ClassVar[bool] = False
+    """Whether what is not kept leaves the cache for good, or is only hidden from this step."""
+
+    @abstractmethod
+    def reduce_cache(self, view: CacheView, state: State) -> tuple[Reduction, State]:
+        """Which of the medium's cached tokens this step attends to, and what the next step should know."""
+
+
+STAGES: tuple[type[TokenCompressor], ...] = (FrameSelection, TowerReduction, GridReduction, LayerReduction, CacheReduction)
+"""In the order in which the walk of the data meets them."""
+
+
+def seeded_generator(seed: int, method: str, uid: str) -> torch.Generator:
+    """Noise for one method on one sample: the same in every arm, batch, process and run.
+
+    It lives on the CPU, so that a device never changes what is drawn.
+    """
+    digest = hashlib.sha256(f"{seed}/{method}/{uid}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") % (1 << 63))
+

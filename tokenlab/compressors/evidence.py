@@ -1,0 +1,40 @@
+"""What a compressor may ask for besides the tokens. A family offers some of it; only what an arm needs is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from tokenlab.tensors import Combine, Evidence
+
+Space = Literal["llm", "clip"]
+"""`llm`: the language model's input embeddings; `clip`: the joint image-text space of a CLIP model."""
+
+
+@dataclass(frozen=True)
+class TowerAttention(Evidence):
+    """Attention each token receives in one layer of the vision tower, mean over heads, `[n]`.
+
+    Attributes:
+        layer: The tower's layer, from the end if negative; -2 is the last but one.
+        query: Who pays it: `cls`, the mean over all queries, or `cls_or_mean` (the mean where there is no [CLS]).
+    """
+
+    combine: ClassVar[Combine] = "sum"
+    layer: int = -2
+    query: Literal["cls", "mean", "cls_or_mean"] = "cls_or_mean"
+
+
+@dataclass(frozen=True)
+class TokenEmbeddings(Evidence):
+    """Each visual token in a space it shares with text, `[n, d]`."""
+
+    space: Space = "llm"
+
+
+@dataclass(frozen=True)
+class QuestionEmbeddings(Evidence):
+    """The question's tokens in a space they share with visual tokens, `[q, d]`."""
+
+    per_token: ClassVar[bool] = False
+    space: Space = "llm"

@@ -1,0 +1,149 @@
+"""The DataModule that every benchmark format fills, and the registry of formats.
+
+A format is one file with one class that says which questions are asked about which video:
+
+    class Shapes(QuestionData, name="shapes"): ...
+
+registers itself by being defined. Decoding, workers, batches and failures are the same for all and live here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from tokenlab.data.samples import Clip, Sample
+from tokenlab.data.video import MediaError, decode
+from tokenlab.errors import UserError
+
+Split = Literal["validation", "test", "predict"]
+
+SPLITS: dict[str, Split] = {"fit": "validation", "validate": "validation", "test": "test", "predict": "predict"}
+"""Which questions each of Lightning's commands asks."""
+
+DATASETS: dict[str, type[QuestionData]] = {}
+
+
+@dataclass(frozen=True)
+class ClipEntry:
+    """One video, still a file, and every question about it."""
+
+    path: Path
+    cluster: str
+    samples: tuple[Sample, ...]
+
+
+class ClipDataset(Dataset[Clip]):
+    """Decodes a video when it is reached; one that cannot be read becomes a failed clip."""
+
+    def __init__(self, entries: Sequence[ClipEntry], num_frames: int) -> None:
+        self.entries = entries
+        self.num_frames = num_frames
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Clip:
+        entry, frames, error = self.entries[index], None, None
+        start = perf_counter()
+        try:
+            frames = decode(entry.path, self.num_frames)
+        except MediaError as reason:
+            error = str(reason)
+        return Clip(entry.cluster, entry.samples, frames, error, 1000 * (perf_counter() - start))
+
+
+class QuestionData(LightningDataModule, ABC):
+    """Questions about videos, in batches of clips: a video is decoded once for all its questions.
+
+    Args:
+        num_frames: Candidate frames decoded per video, evenly spread; a shorter video gives all its frames.
+        batch_size: Clips per batch. It changes speed and memory, never an answer.
+        num_workers: Processes that decode ahead; 0 decodes in the main process.
+
+    Raises:
+        UserError: If a number is out of range.
+    """
+
+    def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
+        """Registers a benchmark format under its name."""
+        super().__init_subclass__(**kwargs)
+        if name is None:
+            return
+        if name in DATASETS and DATASETS[name].__qualname__ != cls.__qualname__:
+            raise TypeError(f"two datasets are called {name!r}: {DATASETS[name]} and {cls}")
+        cls.name = name
+        DATASETS[name] = cls
+
+    def __init__(self, num_frames: int = 16, batch_size: int = 1, num_workers: int = 2) -> None:
+        super().__init__()
+        self.num_frames = at_least(1, num_frames=num_frames)
+        self.batch_size = at_least(1, batch_size=batch_size)
+        self.num_workers = at_least(0, num_workers=num_workers)
+        self._entries: dict[Split, list[ClipEntry]] = {}
+
+    @abstractmethod
+    def clips(self, split: Split) -> list[ClipEntry]:
+        """One entry per video with all its questions, in the benchmark's order."""
+
+    def entries(self, split: Split) -> list[ClipEntry]:
+        """The clips of a split, read once and with no uid twice."""
+        if split not in self._entries:
+            self._entries[split] = self.clips(split)
+            refuse_duplicate_uids(self._entries[split])
+        return self._entries[split]
+
+    def setup(self, stage: str) -> None:
+        """Reads the questions, so that a fault in them shows before anything is computed."""
+        self.entries(SPLITS[stage])
+
+    def val_dataloader(self) -> DataLoader[list[Clip]]:
+        """What `validate` asks."""
+        return self._loader("validation")
+
+    def test_dataloader(self) -> DataLoader[list[Clip]]:
+        """What `test` asks."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[list[Clip]]:
+        """What `predict` asks: answers need not be known."""
+        return self._loader("predict")
+
+    def transfer_batch_to_device(self, batch: list[Clip], device: torch.device, dataloader_idx: int) -> list[Clip]:
+        """Leaves raw frames where they are: the model side moves what its processor makes of them."""
+        return batch
+
+    def _loader(self, split: Split) -> DataLoader[list[Clip]]:
+        return DataLoader(
+            ClipDataset(self.entries(split), self.num_frames),
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=list,
+        )
+
+
+def at_least(minimum: int, **setting: int) -> int:
+    """The value of the one setting given, or a UserError that names its key."""
+    ((key, value),) = setting.items()
+    if value < minimum:
+        raise UserError(f"data.{key} is {value}, but must be at least {minimum}")
+    return value
+
+
+def refuse_duplicate_uids(entries: Sequence[ClipEntry]) -> None:
+    """Raises a UserError that names the uids which more than one question has: records are told apart by them."""
+    counts = Counter(sample.uid for entry in entries for sample in entry.samples)
+    twice = [repr(uid) for uid, count in counts.items() if count > 1]
+    if twice:
+        more = f" and {len(twice) - 5} more" if len(twice) > 5 else ""
+        raise UserError(f"every question needs a uid of its own, but these come twice: {', '.join(twice[:5])}{more}")

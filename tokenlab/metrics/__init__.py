@@ -1,0 +1,1 @@
+"""What is measured: records, accuracy with clustered intervals, FLOPs, and the summary of a run."""

@@ -1,0 +1,94 @@
+"""The record: one sample x one arm. Everything a report prints can be recomputed from the records."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Flops:
+    """FLOPs (2 x multiply-adds) of one sample, of its own lengths and steps, without padding."""
+
+    tower: int = 0
+    projector: int = 0
+    prefill: int = 0
+    decode: int = 0
+
+    @property
+    def total(self) -> int:
+        """All four parts."""
+        return self.tower + self.projector + self.prefill + self.decode
+
+
+@dataclass(frozen=True)
+class Milliseconds:
+    """Wall time of one sample; what a batch or a clip shares is divided evenly, a shared encode is charged in full."""
+
+    encode: float = 0.0  # processor, tower, projector and evidence of the sample's clip
+    compress: float = 0.0  # the methods' own work
+    prefill: float = 0.0
+    decode: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """The sample's time from decoded frames to answer."""
+        return self.encode + self.compress + self.prefill + self.decode
+
+
+@dataclass(frozen=True)
+class Record:
+    """One sample x one arm, written to `records.jsonl` the moment it exists.
+
+    Attributes:
+        uid: The sample; `cluster` is its video.
+        arm: The arm's name; `arm_hash` a hash of everything that decides its answers.
+        status: `failed` records carry `error`, count as wrong and are reported.
+        correct: None where no answer is expected.
+        tokens_after: Visual tokens left after each step of the pipeline: `[["similarity", 256], ["text", 64]]`.
+        prompt_tokens: Length of the sequence the untouched model would read.
+        prefill_tokens: Length of the sequence the LLM read.
+        generated_tokens: Tokens produced, end of sequence included.
+        peak_memory_bytes: Of the device while this record's batch ran; None where the device cannot tell (CPU).
+    """
+
+    uid: str
+    cluster: str
+    arm: str
+    arm_hash: str
+    type: str
+    question: str
+    expected: str | None
+    status: Literal["ok", "failed"] = "ok"
+    error: str | None = None
+    answer: str | None = None
+    correct: bool | None = None
+    visual_tokens_in: int = 0
+    visual_tokens_out: int = 0
+    tokens_after: list[tuple[str, int]] = field(default_factory=list)
+    frames_encoded: int = 0
+    prompt_tokens: int = 0
+    prefill_tokens: int = 0
+    generated_tokens: int = 0
+    flops: Flops = Flops()
+    milliseconds: Milliseconds = Milliseconds()
+    peak_memory_bytes: int | None = None
+
+    @property
+    def retention(self) -> float:
+        """Visual tokens the LLM read / visual tokens of the untouched media."""
+        return self.visual_tokens_out / self.visual_tokens_in if self.visual_tokens_in else 1.0
+
+    def to_json(self) -> str:
+        """One line of `records.jsonl`."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Record:
+        """The inverse of `to_json`."""
+        fields = json.loads(line)
+        fields["flops"] = Flops(**fields["flops"])
+        fields["milliseconds"] = Milliseconds(**fields["milliseconds"])
+        fields["tokens_after"] = [tuple(entry) for entry in fields["tokens_after"]]
+        return cls(**fields)

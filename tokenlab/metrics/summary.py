@@ -1,0 +1,308 @@
+"""From records to the numbers of a report: whatever is printed at the end of a run is computed here."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, median
+
+from tokenlab.errors import UserError
+from tokenlab.metrics.accuracy import LEVEL, Interval, clustered_interval, exact_match
+from tokenlab.metrics.record import Record
+
+BASELINE = "full"  # the arm that others are compared with
+
+
+@dataclass(frozen=True)
+class FlopMeans:
+    """FLOPs of a sample."""
+
+    tower: float
+    projector: float
+    prefill: float
+    decode: float
+    total: float
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Milliseconds of a sample."""
+
+    encode: float
+    compress: float
+    prefill: float
+    decode: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Means over an arm's answered samples; failed ones are left out.
+
+    Attributes:
+        retention: Visual tokens kept / visual tokens of the untouched media, over all samples together.
+        tokens_after: Visual tokens after each step of the pipeline.
+        milliseconds_median: The total is the median of totals, not the sum of medians.
+    """
+
+    visual_tokens_in: float
+    visual_tokens_out: float
+    retention: float
+    tokens_after: tuple[tuple[str, float], ...]
+    frames_encoded: float
+    prompt_tokens: float
+    prefill_tokens: float
+    generated_tokens: float
+    flops: FlopMeans
+    milliseconds: StageTimes
+    milliseconds_median: StageTimes
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An arm against `full`, on the same samples; None where there is nothing to compare.
+
+    Attributes:
+        points: Difference of accuracy in percentage points, over the questions that both have been asked.
+        agreement: Share of the answers of `full` that the arm repeats, right or wrong; a failed sample does not.
+        flops_ratio: Mean FLOPs / those of `full`, over the samples that both answered; below 1 is cheaper.
+        speedup: Mean time of `full` / that of the arm, over the same samples; above 1 is faster.
+        prefill_speedup: The same for the prefill alone.
+    """
+
+    points: float | None
+    agreement: float | None
+    flops_ratio: float | None
+    speedup: float | None
+    prefill_speedup: float | None
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """One arm's row.
+
+    Attributes:
+        n: Samples, failed ones included.
+        failed: Failed samples; they count as wrong.
+        accuracy: None where no answer is expected.
+        mean_over_types: Unweighted mean of the accuracies by question type.
+        cost: None where every sample failed.
+        peak_memory_bytes: The largest of any sample; None where the device cannot tell.
+        against_full: None where the run has no such arm.
+    """
+
+    arm: str
+    arm_hash: str
+    n: int
+    failed: int
+    accuracy: Interval | None
+    accuracy_by_type: dict[str, Interval]
+    mean_over_types: float | None
+    cost: Cost | None
+    peak_memory_bytes: int | None
+    against_full: Comparison | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All numbers of a report.
+
+    Attributes:
+        arms: In the order in which they first answered.
+        questions: Distinct samples of any arm.
+        questions_of_all_arms: Samples that every arm has been asked.
+        questions_planned: What the run set out to ask; None where it does not say.
+        complete: False where the run was interrupted.
+        clusters: Distinct videos.
+        level: Confidence level of the intervals.
+        speedup_ceiling: Time of `full` / its encode time: the speed-up, were all that follows the encode free.
+        padding_waste: Share of the positions that the LLM computed on padding.
+    """
+
+    arms: tuple[ArmSummary, ...]
+    questions: int
+    questions_of_all_arms: int
+    questions_planned: int | None
+    complete: bool
+    clusters: int
+    types: tuple[str, ...]
+    level: float
+    speedup_ceiling: float | None
+    padding_waste: float | None
+
+    def to_json(self) -> str:
+        """The text of `summary.json`."""
+        return json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n"
+
+
+def read_records(path: str | Path) -> list[Record]:
+    """The records of a `records.jsonl`; a last line that was cut off while being written is none."""
+    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    return [Record.from_json(line) for line in lines[:-1]]
+
+
+def summarise(
+    records: Sequence[Record],
+    *,
+    level: float = LEVEL,
+    questions_planned: int | None = None,
+    complete: bool = True,
+    padding_waste: float | None = None,
+) -> Summary:
+    """All numbers of a report, from the records alone.
+
+    Args:
+        records: Of one run: each arm at most once on each sample.
+        level: Confidence level of the intervals.
+        questions_planned: How many questions the run set out to ask.
+        complete: Whether the run came to its end.
+        padding_waste: Share of the positions that the LLM computed on padding; records are free of padding.
+    """
+    arms = _by_arm(records)
+    full = arms.get(BASELINE)
+    rows = tuple(_arm_summary(list(arm.values()), full, level) for arm in arms.values())
+    uids = [set(arm) for arm in arms.values()]
+    return Summary(
+        arms=rows,
+        questions=len(set().union(*uids)),
+        questions_of_all_arms=len(set.intersection(*uids)) if uids else 0,
+        questions_planned=questions_planned,
+        complete=complete,
+        clusters=len({record.cluster for record in records}),
+        types=tuple(sorted({record.type for record in records})),
+        level=level,
+        speedup_ceiling=_speedup_ceiling(rows),
+        padding_waste=padding_waste,
+    )
+
+
+def _by_arm(records: Sequence[Record]) -> dict[str, dict[str, Record]]:
+    """Records by arm and uid; two runs mixed into one file would make every mean meaningless."""
+    arms: dict[str, dict[str, Record]] = {}
+    for record in records:
+        arm = arms.setdefault(record.arm, {})
+        if record.uid in arm:
+            raise UserError(f"arm {record.arm!r} has two records of sample {record.uid!r}: summarise one run at a time")
+        if arm and next(iter(arm.values())).arm_hash != record.arm_hash:
+            raise UserError(f"arm {record.arm!r} has records of two different settings: summarise one run at a time")
+        arm[record.uid] = record
+    return arms
+
+
+def _arm_summary(records: list[Record], full: dict[str, Record] | None, level: float) -> ArmSummary:
+    types = defaultdict(list)
+    for record in filter(_scored, records):
+        types[record.type].append(record)
+    by_type = {type_: _accuracy(types[type_], level) for type_ in sorted(types)}
+    answered = [record for record in records if record.status == "ok"]
+    return ArmSummary(
+        arm=records[0].arm,
+        arm_hash=records[0].arm_hash,
+        n=len(records),
+        failed=len(records) - len(answered),
+        accuracy=_accuracy(list(filter(_scored, records)), level) if types else None,
+        accuracy_by_type=by_type,
+        mean_over_types=fmean(interval.mean for interval in by_type.values()) if by_type else None,
+        cost=_cost(answered) if answered else None,
+        peak_memory_bytes=max((r.peak_memory_bytes for r in answered if r.peak_memory_bytes is not None), default=None),
+        against_full=_compare(records, full) if full is not None else None,
+    )
+
+
+def _scored(record: Record) -> bool:
+    return record.expected is not None
+
+
+def _right(record: Record) -> bool:
+    return record.status == "ok" and record.correct is True
+
+
+def _accuracy(records: list[Record], level: float) -> Interval:
+    return clustered_interval([_right(r) for r in records], [r.cluster for r in records], level)
+
+
+def _cost(records: list[Record]) -> Cost:
+    def mean(value: Callable[[Record], float]) -> float:
+        return fmean(map(value, records))
+
+    tokens_in, tokens_out = mean(lambda r: r.visual_tokens_in), mean(lambda r: r.visual_tokens_out)
+    return Cost(
+        visual_tokens_in=tokens_in,
+        visual_tokens_out=tokens_out,
+        retention=tokens_out / tokens_in if tokens_in else 1.0,
+        tokens_after=_tokens_after(records),
+        frames_encoded=mean(lambda r: r.frames_encoded),
+        prompt_tokens=mean(lambda r: r.prompt_tokens),
+        prefill_tokens=mean(lambda r: r.prefill_tokens),
+        generated_tokens=mean(lambda r: r.generated_tokens),
+        flops=FlopMeans(
+            tower=mean(lambda r: r.flops.tower),
+            projector=mean(lambda r: r.flops.projector),
+            prefill=mean(lambda r: r.flops.prefill),
+            decode=mean(lambda r: r.flops.decode),
+            total=mean(lambda r: r.flops.total),
+        ),
+        milliseconds=_stage_times(records, fmean),
+        milliseconds_median=_stage_times(records, median),
+    )
+
+
+def _stage_times(records: list[Record], average: Callable[[list[float]], float]) -> StageTimes:
+    return StageTimes(
+        encode=average([r.milliseconds.encode for r in records]),
+        compress=average([r.milliseconds.compress for r in records]),
+        prefill=average([r.milliseconds.prefill for r in records]),
+        decode=average([r.milliseconds.decode for r in records]),
+        total=average([r.milliseconds.total for r in records]),
+    )
+
+
+def _tokens_after(records: list[Record]) -> tuple[tuple[str, float], ...]:
+    """Mean tokens after each step; a step is its place in the pipeline, for a compressor may stand there twice."""
+    steps: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for record in records:
+        for place, (name, tokens) in enumerate(record.tokens_after):
+            steps[place, name].append(tokens)
+    return tuple((name, fmean(steps[place, name])) for place, name in sorted(steps))
+
+
+def _compare(records: list[Record], full: dict[str, Record]) -> Comparison:
+    """An arm against `full`, each number over the samples for which both have it."""
+    pairs = [(record, full[record.uid]) for record in records if record.uid in full]
+    scored = [(ours, theirs) for ours, theirs in pairs if _scored(ours)]
+    referenced = [(ours, theirs) for ours, theirs in pairs if theirs.status == "ok"]
+    answered = [(ours, theirs) for ours, theirs in referenced if ours.status == "ok"]
+
+    def ratio(value: Callable[[Record], float]) -> float | None:
+        return _ratio(sum(value(ours) for ours, _ in answered), sum(value(theirs) for _, theirs in answered))
+
+    flops, total, prefill = (
+        ratio(lambda r: r.flops.total),
+        ratio(lambda r: r.milliseconds.total),
+        ratio(lambda r: r.milliseconds.prefill),
+    )
+    return Comparison(
+        points=100 * fmean(_right(ours) - _right(theirs) for ours, theirs in scored) if scored else None,
+        agreement=fmean(_same_answer(*pair) for pair in referenced) if referenced else None,
+        flops_ratio=flops,
+        speedup=_ratio(1, total),
+        prefill_speedup=_ratio(1, prefill),
+    )
+
+
+def _same_answer(ours: Record, theirs: Record) -> bool:
+    return ours.status == "ok" and exact_match(ours.answer or "", theirs.answer or "")
+
+
+def _ratio(numerator: float, denominator: float | None) -> float | None:
+    return numerator / denominator if denominator else None
+
+
+def _speedup_ceiling(rows: tuple[ArmSummary, ...]) -> float | None:
+    for row in rows:
+        if row.arm == BASELINE and row.cost is not None:
+            return _ratio(row.cost.milliseconds.total, row.cost.milliseconds.encode)
+    return None

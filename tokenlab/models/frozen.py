@@ -1,0 +1,297 @@
+"""The frozen MLLM: encode a clip once, answer its questions once per pipeline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from tokenlab.compressors.base import FrameSelection, FrameView, GridReduction, GridView, seeded_generator
+from tokenlab.compressors.evidence import QuestionEmbeddings
+from tokenlab.compressors.pipeline import Pipeline
+from tokenlab.data.samples import Clip, Frames, Sample
+from tokenlab.errors import SampleError
+from tokenlab.models.arrangement import Move, arrange
+from tokenlab.models.encoding import Encoded, encode, synchronise
+from tokenlab.models.entry import Rewrite, after_first_call, reduced_prompts
+from tokenlab.models.families import family_of
+from tokenlab.models.loading import load_config, load_model, load_processor
+from tokenlab.models.prompts import Prompt, PromptWriter
+from tokenlab.models.settings import MLLM
+from tokenlab.tensors import Evidence, MediumShape, Step, Trace
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question, reduced and ready for the LLM."""
+
+    sample: Sample
+    prompt: Prompt
+    features: Float[Tensor, "n d"]
+    rewrite: Rewrite | None  # None: the untouched model
+    trace: Trace
+    encode_milliseconds: float
+    compress_milliseconds: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one arm made of one sample; `error` is set, and nothing else, where it could not be answered."""
+
+    sample: Sample
+    text: str = ""
+    ids: tuple[int, ...] = ()
+    trace: Trace | None = None
+    encode_milliseconds: float = 0.0
+    compress_milliseconds: float = 0.0
+    prefill_milliseconds: float = 0.0
+    decode_milliseconds: float = 0.0
+    peak_memory_bytes: int | None = None
+    error: str | None = None
+
+
+class FrozenMLLM(nn.Module):
+    """Any supported Hugging Face model, untouched: hooks go on for one call and come off again.
+
+    Args:
+        settings: Which checkpoint, and how it answers.
+        seed: Seed of the noise that compressors draw.
+
+    Raises:
+        UserError: If the checkpoint cannot be read or is of an unsupported family. Weights load in `load`.
+    """
+
+    def __init__(self, settings: MLLM, seed: int = 0) -> None:
+        super().__init__()
+        self.settings, self.seed = settings, seed
+        self.config = load_config(settings)
+        self.family = family_of(self.config)
+        self.tokens_read = self.tokens_padded = 0
+
+    def load(self) -> None:
+        """Loads processor and weights."""
+        self.writer = PromptWriter(load_processor(self.settings), self.config, self.family)
+        self.model = load_model(self.settings)
+
+    @property
+    def padding_waste(self) -> float:
+        """Share of padding in all the tokens that the LLM has read at prefill."""
+        return self.tokens_padded / max(1, self.tokens_read)
+
+    def encode(self, frames: Frames, needs: frozenset[Evidence] = frozenset()) -> Encoded:
+        """One clip through processor, tower and projector; raises SampleError if it cannot be encoded."""
+        return encode(self.model, self.writer, self.family, frames, needs)
+
+    def answer(self, clips: Sequence[Clip], pipeline: Pipeline, encodings: Encodings) -> Iterator[Answer]:
+        """Answers every question about the clips; yields each batch's answers as soon as they exist."""
+        requests = self._requests(clips, pipeline, encodings)
+        while batch := list(islice(requests, self.settings.batch_size)):
+            yield from (item for item in batch if isinstance(item, Answer))
+            ready = [item for item in batch if isinstance(item, Request)]
+            if ready:
+                yield from self.generate(ready)
+
+    def _requests(
+        self, clips: Sequence[Clip], pipeline: Pipeline, encodings: Encodings
+    ) -> Iterator[Request | Answer]:
+        for clip in clips:
+            for sample in clip.samples:
+                try:
+                    yield self.reduce(clip, sample, pipeline, encodings)
+                except SampleError as error:
+                    yield Answer(sample, error=str(error))
+
+    @torch.inference_mode()
+    def reduce(self, clip: Clip, sample: Sample, pipeline: Pipeline, encodings: Encodings) -> Request:
+        """Runs a pipeline on one question, up to the LLM; raises SampleError where that cannot be done."""
+        if clip.frames is None:
+            raise SampleError(clip.error or "no frames")
+        clock = time.perf_counter()
+        frames, selections = self._select(clip.frames, sample, pipeline)
+        selecting = time.perf_counter() - clock
+        encoded = encodings.get(clip, frames)
+        prompt = self.writer.write(frames, sample.question, encoded.replacements, self.settings.max_new_tokens)
+        synchronise(self.model.device)
+        clock = time.perf_counter()
+        rewrite, reductions = self._reduce_grid(encoded, prompt, sample, pipeline)
+        synchronise(self.model.device)
+        compressing = time.perf_counter() - clock
+        candidates = MediumShape(
+            (len(clip.frames.numbers), self.writer.rows, self.writer.columns), self.family.separators
+        )
+        trace = Trace(
+            media=(candidates,),
+            steps=(*selections, *reductions),
+            prompt_tokens=len(prompt) + self.writer.frame_tokens(clip.frames) - self.writer.frame_tokens(frames),
+            prefill_tokens=len(rewrite.arrangement) if rewrite else len(prompt),
+            frames_encoded=(len(frames.numbers),),
+        )
+        evidence = sum(encoded.evidence_milliseconds.get(need, 0.0) for need in pipeline.needs())
+        return Request(
+            sample,
+            prompt,
+            encoded.features,
+            rewrite,
+            trace,
+            encoded.milliseconds + evidence,
+            1000 * (selecting + compressing),
+        )
+
+    def _select(self, frames: Frames, sample: Sample, pipeline: Pipeline) -> tuple[Frames, list[Step]]:
+        """Frame selection: what the tower will see."""
+        steps = []
+        for method in pipeline.at(FrameSelection):
+            generator = seeded_generator(self.seed, method.name, sample.uid)
+            seconds = torch.from_numpy(frames.seconds)
+            chosen = method.select_frames(FrameView(len(frames.numbers), seconds, sample.question, generator)).check()
+            index = chosen.anchor.numpy()
+            frames = Frames(
+                frames.pixels[index], tuple(frames.numbers[i] for i in index.tolist()), frames.seconds[index]
+            )
+            steps.append(Step("frames", method.name, 0, chosen))
+        return frames, steps
+
+    def _reduce_grid(
+        self, encoded: Encoded, prompt: Prompt, sample: Sample, pipeline: Pipeline
+    ) -> tuple[Rewrite | None, list[Step]]:
+        """The visual-token stage: decides, applies, and arranges the sequence that is left."""
+        methods = pipeline.at(GridReduction)
+        if not methods:
+            return None, []
+        tokens = encoded.tokens
+        if (question := QuestionEmbeddings("llm")) in pipeline.needs():
+            tokens = replace(tokens, evidence={**tokens.evidence, question: self._embed(sample.question)})
+        steps, moves = [], []
+        for method in methods:
+            generator = seeded_generator(self.seed, method.name, sample.uid)
+            reduction = method.reduce_grid(GridView(tokens, sample.question, generator)).check()
+            tokens = tokens.reduce(reduction)
+            steps.append(Step("grid", method.name, 0, reduction))
+            moves.append(Move(reduction, method.positions, method.separators))
+        values = tokens.values if any(step.reduction.merges for step in steps) else None
+        return Rewrite(arrange(prompt, moves), len(prompt), values), steps
+
+    def _embed(self, question: str) -> Float[Tensor, "q d"]:
+        ids = self.writer.processor.tokenizer(question, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        return self.model.get_input_embeddings()(ids[0].to(self.model.device))
+
+    @torch.inference_mode()
+    def generate(self, requests: Sequence[Request]) -> list[Answer]:
+        """Answers a batch of prompts greedily; all come from the same pipeline."""
+        device = self.model.device
+        inputs = self._pad(requests)
+        rewrites = [request.rewrite for request in requests if request.rewrite is not None]
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        synchronise(device)
+        started, prefilled = time.perf_counter(), []
+
+        def stop_prefill_clock() -> None:
+            synchronise(device)
+            prefilled.append(time.perf_counter())
+
+        with after_first_call(self.model, stop_prefill_clock):
+            if rewrites:
+                with reduced_prompts(self.model.model.get_decoder(), rewrites):
+                    sequences = self._generate(inputs, requests)
+            else:
+                sequences = self._generate(inputs, requests)
+        synchronise(device)
+        prefill, decode = prefilled[0] - started, time.perf_counter() - prefilled[0]
+        peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+        self._count_padding(requests)
+        share = 1000 / len(requests)
+        return [
+            self._read(request, row, prefill * share, decode * share, peak)
+            for request, row in zip(requests, sequences[:, inputs["input_ids"].shape[1] :].tolist(), strict=True)
+        ]
+
+    def _generate(self, inputs: dict[str, Tensor], requests: Sequence[Request]) -> Tensor:
+        features = self.family.encoder_output([request.features for request in requests])
+        return self.model.generate(
+            **inputs,
+            mm_encoder_outputs={self.family.modality: BaseModelOutputWithPooling(pooler_output=features)},
+            max_new_tokens=self.settings.max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            use_cache=True,
+        )
+
+    def _pad(self, requests: Sequence[Request]) -> dict[str, Tensor]:
+        """Untouched prompts, padded on the left."""
+        longest = max(len(request.prompt) for request in requests)
+        ids = np.full((len(requests), longest), self.pad_token_id)
+        mask = np.zeros_like(ids)
+        for row, request in enumerate(requests):
+            ids[row, longest - len(request.prompt) :] = request.prompt.ids
+            mask[row, longest - len(request.prompt) :] = 1
+        device = self.model.device
+        return {
+            "input_ids": torch.from_numpy(ids).to(device),
+            "attention_mask": torch.from_numpy(mask).to(device),
+        }
+
+    @property
+    def pad_token_id(self) -> int:
+        """What fills a batch on the left; never read, so that any id but the placeholder's will do."""
+        tokenizer = self.writer.processor.tokenizer
+        return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+    def _count_padding(self, requests: Sequence[Request]) -> None:
+        lengths = [request.trace.prefill_tokens for request in requests]
+        self.tokens_read += max(lengths) * len(lengths)
+        self.tokens_padded += max(lengths) * len(lengths) - sum(lengths)
+
+    def _read(
+        self, request: Request, ids: list[int], prefill: float, decode: float, peak: int | None
+    ) -> Answer:
+        """One row of the batch, cut after its own end of sequence."""
+        ends = self.model.generation_config.eos_token_id
+        ends = set(ends if isinstance(ends, list) else [ends])
+        length = next((index + 1 for index, token in enumerate(ids) if token in ends), len(ids))
+        text = self.writer.processor.tokenizer.decode(ids[:length], skip_special_tokens=True)
+        return Answer(
+            request.sample,
+            text.strip(),
+            tuple(ids[:length]),
+            replace(request.trace, generated_tokens=length),
+            request.encode_milliseconds,
+            request.compress_milliseconds,
+            prefill,
+            decode,
+            peak,
+        )
+
+
+class Encodings:
+    """The clips of one batch, each encoded once however many arms and questions share it.
+
+    Args:
+        needs: The evidence that some arm looks at.
+    """
+
+    def __init__(self, mllm: FrozenMLLM, needs: frozenset[Evidence]) -> None:
+        self.mllm, self.needs = mllm, needs
+        self._done: dict[tuple[str, tuple[int, ...]], Encoded | SampleError] = {}
+
+    def get(self, clip: Clip, frames: Frames) -> Encoded:
+        """The clip's encoding for these frames; raises SampleError, every time, if it cannot be encoded."""
+        key = (clip.cluster, frames.numbers)
+        if key not in self._done:
+            try:
+                self._done[key] = self.mllm.encode(frames, self.needs)
+            except SampleError as error:
+                self._done[key] = error
+        found = self._done[key]
+        if isinstance(found, SampleError):
+            raise found
+        return found
+
+

@@ -1,0 +1,63 @@
+"""Reads attention where it is computed, without switching a model to eager: only the rows that were asked for."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+Probe = Callable[[Float[Tensor, "b h q e"], Float[Tensor, "b h k e"], float], None]
+
+_PROBES: dict[int, tuple[str, Probe]] = {}  # by id of the attention module: its own kernel, and who is listening
+
+
+def _probed_attention(module: nn.Module, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
+    kernel, probe = _PROBES[id(module)]
+    probe(query, key, kwargs.get("scaling") or query.shape[-1] ** -0.5)
+    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)  # each family has its own
+    return ALL_ATTENTION_FUNCTIONS.get_interface(kernel, eager)(module, query, key, *args, **kwargs)
+
+
+AttentionInterface.register("tokenlab_probe", _probed_attention)
+
+
+@contextmanager
+def probed(module: nn.Module, probe: Probe) -> Iterator[None]:
+    """While active, `probe` sees the queries and keys of one attention module; the module's output stays the same."""
+    shared = module.config
+    own = copy.copy(shared)
+    _PROBES[id(module)] = (shared._attn_implementation, probe)
+    own._attn_implementation = "tokenlab_probe"
+    module.config = own  # this module's alone: its siblings share the config it had
+    try:
+        yield
+    finally:
+        module.config = shared
+        del _PROBES[id(module)]
+
+
+def cls_attention(
+    query: Float[Tensor, "b h n e"], key: Float[Tensor, "b h n e"], scaling: float
+) -> Float[Tensor, "b n"]:
+    """What the class token, row 0, pays each token; mean over heads. O(n) memory."""
+    scores = query[:, :, :1].float() @ key.float().transpose(-1, -2) * scaling
+    return scores.softmax(-1).mean(1)[:, 0]
+
+
+def mean_attention(
+    query: Float[Tensor, "b h n e"], key: Float[Tensor, "b h n e"], scaling: float, rows: int = 256
+) -> Float[Tensor, "b n"]:
+    """What each token receives, mean over heads and queries; streamed, never n x n at once."""
+    total = query.new_zeros((query.shape[0], key.shape[2]), dtype=torch.float32)
+    for start in range(0, query.shape[2], rows):
+        scores = query[:, :, start : start + rows].float() @ key.float().transpose(-1, -2) * scaling
+        total += scores.softmax(-1).mean(1).sum(1)
+    return total / query.shape[2]

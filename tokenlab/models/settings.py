@@ -1,0 +1,31 @@
+"""How a config names the frozen model and how it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class MLLM:
+    """The frozen multimodal LLM.
+
+    Args:
+        checkpoint: `shapes` (the embedded model), a local folder, or a Hugging Face hub id.
+        revision: Branch, tag or commit of a hub id.
+        dtype: Precision of the weights; `auto` takes the checkpoint's own.
+        attn_implementation: Attention kernel of transformers.
+        batch_size: Prompts that go through the LLM together; never changes an answer.
+        max_new_tokens: Longest answer.
+        trust_remote_code: Runs code that the checkpoint brings along.
+        auxiliary: Further encoders that offer evidence the checkpoint lacks, by kind: `{clip: FOLDER_OR_ID}`.
+    """
+
+    checkpoint: str = "shapes"
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
+    batch_size: int = 8
+    max_new_tokens: int = 16
+    trust_remote_code: bool = False
+    auxiliary: dict[str, str] = field(default_factory=dict)
