@@ -28,8 +28,8 @@ def expand_data(values: Iterable[Any], datasets: Mapping[str, type], base: type)
         raise UserError(f"data is missing: {_EXAMPLE}")
     cls = import_class("data", merged["class_path"], base)
     names = [name for name, known in datasets.items() if known is cls]
-    check_arguments(f"data.{names[0]}" if names else "data.init_args", cls, merged["init_args"])
-    return merged
+    arguments = check_arguments(f"data.{names[0]}" if names else "data.init_args", cls, merged["init_args"])
+    return {"class_path": merged["class_path"], "init_args": arguments}
 
 
 def _canonical(value: Any, earlier: dict[str, Any], datasets: Mapping[str, type], base: type) -> dict[str, Any]:

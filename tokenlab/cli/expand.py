@@ -80,5 +80,5 @@ def _expand_model(model: dict[str, Any]) -> dict[str, Any]:
     mllm = model.get("mllm", {})
     if not isinstance(mllm, dict):
         raise UserError(f"model.mllm: give its settings, such as {{checkpoint: shapes}}, or a YAML file, got {mllm!r}")
-    check_arguments("model.mllm", MLLM, mllm)
+    mllm = check_arguments("model.mllm", MLLM, mllm)
     return {**model, "mllm": mllm, "pipelines": expand_pipelines(model.get("pipelines"))}

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from tokenlab.cli.signatures import check_names
+from tokenlab.cli.signatures import check_names, near_miss
 from tokenlab.errors import UserError
 
 SECTIONS = ("seed_everything", "trainer", "model", "data", "run")
@@ -73,9 +73,8 @@ def find_config(name: str) -> Path:
         if (folder / file_name).is_file():
             return folder / file_name
     known = sorted({path.stem for folder in SHIPPED for path in folder.glob("*.yaml")})
-    raise UserError(
-        f"--config: there is no file {name} here, and no config of that name comes along: {', '.join(known)}"
-    )
+    hint = near_miss(path.stem, known) or f"; there are {', '.join(known)}"
+    raise UserError(f"--config: there is no file {name} here, and no config of that name comes along{hint}")
 
 
 def load_config(path: Path) -> dict[str, Any]:

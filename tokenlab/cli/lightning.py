@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 import yaml
-from lightning import LightningDataModule, LightningModule, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -66,15 +66,12 @@ class EvaluationCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with run folder, loggers and progress bar."""
         settings = self.config_init[self.subcommand]
-        folder = settings["run"]
+        folder, trainer = settings["run"], settings["trainer"]
         folder.label, folder.resolved_config = self.label, self.resolved_config()
-        callbacks = list(settings["trainer"]["callbacks"] or [])
-        if settings["trainer"]["enable_progress_bar"] is not False and not any(
-            isinstance(c, ProgressBar) for c in callbacks
-        ):
-            callbacks.append(RichProgressBar())
-        kwargs["callbacks"] = callbacks
-        if settings["trainer"]["logger"] in (None, True):
+        kwargs["callbacks"] = _with_progress_bar(
+            trainer["callbacks"], wanted=trainer["enable_progress_bar"] is not False
+        )
+        if trainer["logger"] in (None, True):
             kwargs["logger"] = default_loggers(folder.path)
         try:
             return super().instantiate_trainer(**kwargs)
@@ -107,13 +104,15 @@ def check_settings(config: dict[str, Any]) -> None:
             check_names(key, config[key], parameters(cls))
 
 
+def _with_progress_bar(callbacks: Callback | list[Callback] | None, wanted: bool) -> list[Callback]:
+    callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks] if callbacks else []
+    if wanted and not any(isinstance(callback, ProgressBar) for callback in callbacks):
+        callbacks.append(RichProgressBar())
+    return callbacks
+
+
 def _options() -> list[str]:
     """What may be set on the command line, beside `--model` and `--data`."""
-    trainer = [f"--trainer.{name}" for name in parameters(Trainer)]
-    return [
-        *trainer,
-        *(f"--run.{name}" for name in parameters(RunFolder)),
-        "--seed_everything",
-        "--print_config",
-        "--config",
-    ]
+    groups = {"trainer": Trainer, "run": RunFolder}
+    settings = [f"--{group}.{name}" for group, cls in groups.items() for name in parameters(cls)]
+    return [*settings, "--seed_everything", "--print_config", "--config"]

@@ -91,6 +91,7 @@ def _fan_out(arm: str, steps: list) -> dict[str, list]:
 
 def _check(key: str, steps: list) -> list[dict[str, Any]]:
     """Builds the compressors and their pipeline, and lets go of both."""
+    steps = [(step_key, cls, check_arguments(step_key, cls, arguments)) for step_key, cls, arguments in steps]
     compressors = tuple(_build(step_key, cls, arguments) for step_key, cls, arguments in steps)
     try:
         Pipeline(compressors)
@@ -100,9 +101,8 @@ def _check(key: str, steps: list) -> list[dict[str, Any]]:
 
 
 def _build(key: str, cls: type[TokenCompressor], arguments: Mapping[str, Any]) -> TokenCompressor:
-    check_arguments(key, cls, arguments)
     try:
         return cls(**arguments)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         subject, _, rest = str(error).partition(" ")
         raise UserError(f"{key}.{subject}: {rest}" if subject in parameters(cls) else f"{key}: {error}") from None

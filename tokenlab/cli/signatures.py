@@ -75,8 +75,8 @@ def check_names(key: str, names: Iterable[object], known: Iterable[str], what: s
             raise UserError(f"{key}: there is no {what} {name!r}{hint}")
 
 
-def check_arguments(key: str, cls: type, arguments: Mapping[str, Any]) -> None:
-    """Refuses arguments that a class does not take, lacks, or of which it needs another type.
+def check_arguments(key: str, cls: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, whole numbers as floats where the class asks for those, if the class takes them.
 
     Raises:
         UserError: With the key of the wrong argument, as the config spells it.
@@ -89,6 +89,14 @@ def check_arguments(key: str, cls: type, arguments: Mapping[str, Any]) -> None:
     for name, value in arguments.items():
         if not accepts(types_of.get(name, Any), value):
             raise UserError(f"{key}.{name}: must be {describe(types_of[name])}, got {value!r}")
+    return {
+        name: float(value) if _wants_float(types_of.get(name), value) else value for name, value in arguments.items()
+    }
+
+
+def _wants_float(hint: Any, value: Any) -> bool:
+    options = typing.get_args(hint) or (hint,)
+    return type(value) is int and float in options and int not in options
 
 
 def accepts(hint: Any, value: Any) -> bool:

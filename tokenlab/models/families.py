@@ -73,7 +73,7 @@ class Family:
             return torch.cat(list(model.model.get_image_features(pixels, return_dict=True).pooler_output))
         return model.model.get_video_features(pixels, return_dict=True).pooler_output[0]
 
-    def encoder_output(self, features: list[Float[Tensor, "n d"]]) -> Any:
+    def encoder_output(self, features: list[Float[Tensor, "_ d"]]) -> Any:
         """Features of all media of a batch, in the form in which the family's forward reads them."""
         return features if self.modality == "image" else torch.cat(features)[None]
 

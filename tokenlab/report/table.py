@@ -70,9 +70,9 @@ def main_columns(summary: Summary, narrow: bool = False) -> list[Column]:
         Column("visual\ntokens", lambda row: _cost_cell(row, lambda cost: cost.visual_tokens_out)),
         Column("kept\n%", lambda row: _percent(row.cost.retention if row.cost else None)),
         Column(f"accuracy %\n[{summary.level:.0%}]", lambda row: _interval(row.accuracy, decimals=0 if narrow else 1)),
-        Column("vs\nfull", lambda row: _format(_against(row, "points"), "+.1f")),
+        Column(f"vs\n{BASELINE}", lambda row: _format(_against(row, "points"), "+.1f")),
         Column(f"{unit}\na query", lambda row: _cost_cell(row, lambda cost: cost.flops.total / scale)),
-        Column("x\nfull", lambda row: _format(_against(row, "flops_ratio"), ".3f")),
+        Column(f"x\n{BASELINE}", lambda row: _format(_against(row, "flops_ratio"), ".3f")),
         Column("ms a\nquery", lambda row: _cost_cell(row, lambda cost: cost.milliseconds.total)),
         Column("speed-\nup", lambda row: _format(_against(row, "speedup"), ".2f", "x")),
     ]
@@ -110,15 +110,15 @@ def captions(summary: Summary) -> Iterator[str]:
     """How the numbers were made."""
     yield f"[{summary.level:.0%}]: interval clustered by video (Wilson on an effective sample size, Student's t)."
     if any(row.arm == BASELINE for row in summary.arms):
-        yield "vs full: percentage points; x full and speed-up: of means; each over the questions both arms have."
+        yield f"vs {BASELINE}: percentage points; x {BASELINE}, speed-up: of means; over the questions both arms have."
     else:
         yield f"No arm is named {BASELINE}: there is nothing to compare with."
     yield "FLOPs: 2 a multiply-add, of each query's own length, without padding."
-    yield "ms a query: decoded frames to answer, mean; what a batch shares is divided evenly among its queries."
+    yield "ms a query: mean, decoded frames to answer; what a batch shares is divided evenly in the batch."
     if summary.speedup_ceiling is not None:
         yield f"Ceiling: were all that follows the encode free, the speed-up would be {summary.speedup_ceiling:.2f}x."
     if summary.padding_waste is not None:
-        yield f"Padding: {summary.padding_waste:.1%} of the positions that the LLM computed; in the times, not the FLOPs."
+        yield f"Padding: {summary.padding_waste:.1%} of the positions computed by the LLM; in the times, not the FLOPs."
     yield _memory(summary)
     if any(row.failed for row in summary.arms):
         yield "Failed samples count as wrong and are left out of tokens, FLOPs and times."

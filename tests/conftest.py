@@ -1,0 +1,21 @@
+"""What all tests share: no network, few threads, and checkpoints built once a session."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints import save_llava, save_llava_onevision
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A random checkpoint of every family, saved and loadable like a real one."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    save_llava(folder / "llava")
+    save_llava_onevision(folder / "llava_onevision")
+    return {path.name: path for path in sorted(folder.iterdir())}

@@ -1,0 +1,131 @@
+"""The numbers of a report, worked out by hand on a small run, and again from its file."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from tokenlab.errors import UserError
+from tokenlab.metrics.accuracy import clustered_interval
+from tokenlab.metrics.record import Flops, Milliseconds, Record
+from tokenlab.metrics.summary import read_records, summarise
+
+
+def record(uid, arm, answer="red", **fields):
+    """An answer to a question whose right answer is red; arms but `full` cost a half."""
+    share = 1 if arm == "full" else 0.5
+    defaults = {
+        "cluster": f"video{uid // 2}",
+        "type": "color" if uid % 2 else "shape",
+        "visual_tokens_in": 100,
+        "visual_tokens_out": int(100 * share),
+        "tokens_after": [] if arm == "full" else [("pool", 80), ("pool", 50)],
+        "prefill_tokens": int(100 * share) + 20,
+        "flops": Flops(1000, 100, int(4000 * share), 100),
+        "milliseconds": Milliseconds(10, 0 if arm == "full" else 1, 40 * share, 5),
+    }
+    fields = {"correct": answer == "red", **defaults, **fields}
+    return Record(str(uid), arm=arm, arm_hash=arm, question="?", expected="red", answer=answer, **fields)
+
+
+def failed(uid, arm):
+    return replace(record(uid, arm), status="failed", error="no", answer=None, correct=None, flops=Flops(10**9))
+
+
+@pytest.fixture
+def run():
+    """Four questions on two videos: `full` is right on 0, 1, 2; `half` on 0, 1, and fails on 2."""
+    full = [record(0, "full"), record(1, "full"), record(2, "full"), record(3, "full", "blue")]
+    half = [record(0, "half"), record(1, "half", "Red."), failed(2, "half"), record(3, "half", "green")]
+    half[1] = replace(half[1], correct=True)
+    return [one for pair in zip(full, half, strict=True) for one in pair]
+
+
+def test_accuracy_counts_failed_samples_as_wrong(run):
+    full, half = summarise(run).arms
+    assert (full.arm, half.arm) == ("full", "half")
+    assert (half.n, half.failed, full.failed) == (4, 1, 0)
+    assert half.accuracy == clustered_interval([True, True, False, False], ["a", "a", "b", "b"])
+    assert half.accuracy_by_type["shape"].mean == 0.5
+    assert (half.mean_over_types, full.mean_over_types) == (0.5, 0.75)
+
+
+def test_mean_over_types_is_unweighted(run):
+    extra = [record(5, "full"), record(7, "full")]
+    (full, _) = summarise(run + extra).arms
+    assert full.accuracy.mean == pytest.approx(5 / 6)
+    assert full.mean_over_types == pytest.approx((1 + 3 / 4) / 2)
+
+
+def test_cost_leaves_failed_samples_out(run):
+    cost = summarise(run).arms[1].cost
+    assert (cost.visual_tokens_in, cost.visual_tokens_out, cost.retention, cost.prefill_tokens) == (100, 50, 0.5, 70)
+    assert cost.tokens_after == (("pool", 80.0), ("pool", 50.0))
+    assert (cost.flops.tower, cost.flops.prefill, cost.flops.total) == (1000, 2000, 3200)
+    assert (cost.milliseconds.prefill, cost.milliseconds.total) == (20, 36)
+
+
+def test_median_total_is_the_median_of_totals():
+    times = [Milliseconds(1, 0, 9, 0), Milliseconds(2, 0, 1, 0), Milliseconds(9, 0, 2, 0)]
+    cost = summarise([record(i, "full", milliseconds=time) for i, time in enumerate(times)]).arms[0].cost
+    assert cost.milliseconds_median.encode == 2
+    assert cost.milliseconds_median.prefill == 2
+    assert cost.milliseconds_median.total == 10
+
+
+def test_against_full_is_over_the_questions_both_have(run):
+    summary = summarise([*run, record(4, "full", "blue"), record(6, "half", "blue")])
+    full, half = (row.against_full for row in summary.arms)
+    assert half.points == pytest.approx(-25)
+    assert half.agreement == 0.5  # the same on 0 and 1; failed on 2; another wrong answer on 3
+    assert half.flops_ratio == pytest.approx(3200 / 5200)
+    assert half.speedup == pytest.approx(55 / 36)
+    assert half.prefill_speedup == 2
+    assert (full.points, full.agreement, full.flops_ratio, full.speedup) == (0, 1, 1, 1)
+    assert (summary.questions, summary.questions_of_all_arms, summary.clusters) == (6, 4, 4)
+    assert summary.speedup_ceiling == 5.5
+
+
+def test_failures_of_full_are_no_reference():
+    rows = summarise([failed(0, "full"), record(0, "half"), record(1, "full"), record(1, "half")]).arms
+    assert rows[1].against_full.agreement == 1
+    assert rows[1].against_full.points == 50
+
+
+def test_without_full_without_expected_answers_and_with_nothing_but_failures():
+    row = summarise([replace(record(0, "half", "?"), expected=None, correct=None)]).arms[0]
+    assert row.against_full is None
+    assert row.accuracy is None
+    assert row.mean_over_types is None
+    row = summarise([failed(0, "full")]).arms[0]
+    assert row.cost is None
+    assert row.accuracy.mean == 0
+    assert row.against_full.speedup is None
+    assert summarise([]).arms == ()
+
+
+def test_peak_memory_is_the_largest():
+    rows = summarise([record(0, "full", peak_memory_bytes=3), record(1, "full", peak_memory_bytes=7)]).arms
+    assert rows[0].peak_memory_bytes == 7
+
+
+def test_two_runs_in_one_file_are_refused(run):
+    with pytest.raises(UserError, match="'full' has two records of sample '0'"):
+        summarise([*run, run[0]])
+    with pytest.raises(UserError, match="two different settings"):
+        summarise([*run, replace(record(9, "half"), arm_hash="other")])
+
+
+def test_summary_can_be_recomputed_from_the_file(run, tmp_path):
+    path = tmp_path / "records.jsonl"
+    run[0] = replace(run[0], question="line\u2028separator\nand ümlaut")
+    path.write_text("".join(one.to_json() + "\n" for one in run), encoding="utf-8")
+    assert read_records(path) == run
+    assert summarise(read_records(path)) == summarise(run)
+    assert json.loads(summarise(run).to_json())["arms"][1]["against_full"]["points"] == -25
+
+
+def test_a_record_cut_off_while_written_is_none(run, tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.write_text(run[0].to_json() + "\n" + run[1].to_json()[:40], encoding="utf-8")
+    assert read_records(path) == run[:1]

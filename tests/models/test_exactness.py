@@ -1,0 +1,170 @@
+"""What the project stands on: answers equal those of the untouched model, and of a reference that edits by hand."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from tests.checkpoints import ANSWER_TOKENS
+from tests.models.reference import Reference
+from tokenlab.compressors import REGISTRY, Pipeline
+from tokenlab.compressors.base import GridReduction, GridView
+from tokenlab.data.samples import Clip, Frames, Sample
+from tokenlab.models.frozen import Encodings, FrozenMLLM
+from tokenlab.models.settings import MLLM
+from tokenlab.tensors import Reduction
+
+FAMILIES = ("llava", "llava_onevision")
+QUESTIONS = ("what colour is the circle ?", "how many objects are there at the end ?", "where is the red ring at the start ?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepAll(GridReduction):
+    """Keeps every token, but through the full gather path."""
+
+    name: ClassVar[str] = "keep_all"
+    leaves_full_grid: ClassVar[bool] = True
+    retention_ratio: float | None = None
+
+    def reduce_grid(self, view: GridView) -> Reduction:
+        return Reduction.identity(view.tokens.num_tokens)
+
+
+def make_clips() -> list[Clip]:
+    """Clips of different lengths, with frames that resemble one another in runs."""
+    rng = np.random.default_rng(7)
+    clips = []
+    for index, num_frames in enumerate((6, 1, 4)):
+        scenes = rng.integers(0, 256, (num_frames // 2 + 1, 64, 64, 3))
+        noise = rng.integers(-20, 20, (num_frames, 64, 64, 3))
+        pixels = np.clip(scenes[np.arange(num_frames) // 2] + noise, 0, 255).astype(np.uint8)
+        frames = Frames(pixels, tuple(range(0, 2 * num_frames, 2)), np.arange(num_frames) / 2)
+        samples = tuple(Sample(f"v{index}#{k}", f"v{index}", question) for k, question in enumerate(QUESTIONS))
+        clips.append(Clip(f"v{index}", samples, frames))
+    return clips
+
+
+PIPELINES = {
+    **{name: ((name, {"retention_ratio": 0.4}),) for name in REGISTRY},
+    **{
+        f"{name} other positions": ((name, {"retention_ratio": 0.4, "positions": positions}),)
+        for name, positions in (("similarity", "keep"), ("topic", "renumber"), ("random", "renumber"), ("pool", "renumber"))
+    },
+    "similarity separators kept": (("similarity", {"retention_ratio": 0.4, "separators": "keep"}),),
+    "joint": (("similarity", {"retention_ratio": 0.5}), ("text", {"retention_ratio": 0.4})),
+    "joint other": (("differential", {"retention_ratio": 0.5}), ("topic", {"retention_ratio": 0.3})),
+    "frames then grid": (("frame_stride", {"retention_ratio": 0.5}), ("random", {"retention_ratio": 0.4})),
+    "merge twice": (("differential", {"retention_ratio": 0.6}), ("similarity", {"retention_ratio": 0.5})),
+    "merge, pool, prune": (
+        ("similarity", {"retention_ratio": 0.6}),
+        ("pool", {"retention_ratio": 0.5}),
+        ("random", {"retention_ratio": 0.2}),
+    ),
+}
+
+
+def build(steps) -> Pipeline:
+    return Pipeline(tuple(REGISTRY[name](**arguments) for name, arguments in steps))
+
+
+@dataclass
+class Bench:
+    mllm: FrozenMLLM
+    reference: Reference
+    clips: list[Clip]
+
+    def ask(self, pipeline: Pipeline, clips=None, batch_size: int = 1) -> dict[str, tuple[int, ...]]:
+        needs = pipeline.needs()
+        object.__setattr__(self.mllm.settings, "batch_size", batch_size)
+        encodings = Encodings(self.mllm, needs)
+        return {a.sample.uid: a.ids for a in self.mllm.answer(clips or self.clips, pipeline, encodings)}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def bench(request, checkpoints) -> Bench:
+    folder = str(checkpoints[request.param])
+    mllm = FrozenMLLM(MLLM(checkpoint=folder, max_new_tokens=ANSWER_TOKENS))
+    mllm.load()
+    return Bench(mllm, Reference(folder), make_clips())
+
+
+def samples(bench: Bench):
+    return [(clip.frames, sample) for clip in bench.clips for sample in clip.samples]
+
+
+@pytest.fixture(scope="module")
+def untouched(bench: Bench) -> dict[str, tuple[int, ...]]:
+    """Plain transformers, prompt by prompt."""
+    return {
+        sample.uid: tuple(bench.reference.plain(frames.pixels, frames.numbers, sample.question, ANSWER_TOKENS))
+        for frames, sample in samples(bench)
+    }
+
+
+def test_full_is_plain_generate(bench, untouched):
+    assert bench.ask(Pipeline()) == untouched
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_keep_all_through_the_full_path(bench, untouched, batch_size):
+    assert bench.ask(Pipeline((KeepAll(),)), batch_size=batch_size) == untouched
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_retention_one_is_the_untouched_model(bench, untouched, name):
+    assert bench.ask(Pipeline((REGISTRY[name](retention_ratio=1.0),))) == untouched
+
+
+def test_keep_all_gives_bit_identical_logits(bench):
+    """At batch 1, every step's logits, through the gather path against the plain model."""
+    clip = bench.clips[0]
+    encodings = Encodings(bench.mllm, frozenset())
+    for pipeline in (Pipeline((KeepAll(),)), Pipeline((KeepAll(positions="renumber"),))):
+        request = bench.mllm.reduce(clip, clip.samples[0], pipeline, encodings)
+        assert request.rewrite is not None
+        logits = []
+        handle = bench.mllm.model.lm_head.register_forward_hook(lambda _, __, output, logits=logits: logits.append(output))
+        bench.mllm.generate([request])
+        handle.remove()
+        inputs = bench.reference.inputs(clip.frames.pixels, clip.frames.numbers, clip.samples[0].question)
+        plain = bench.reference.model.generate(
+            **inputs, max_new_tokens=ANSWER_TOKENS, do_sample=False, output_logits=True, return_dict_in_generate=True
+        ).logits
+        assert len(plain) == len(logits)
+        for ours, theirs in zip(logits, plain, strict=True):
+            assert torch.equal(ours[:, -1], theirs)
+
+
+@pytest.mark.parametrize("name", sorted(PIPELINES))
+def test_reduced_equals_the_reference(bench, untouched, name):
+    pipeline = build(PIPELINES[name])
+    expected = {
+        sample.uid: tuple(bench.reference.reduced(frames, sample.question, sample.uid, pipeline, ANSWER_TOKENS))
+        for frames, sample in samples(bench)
+    }
+    assert bench.ask(pipeline) == expected
+    assert bench.ask(pipeline, batch_size=4) == expected
+    assert bench.ask(pipeline, clips=bench.clips[::-1], batch_size=9) == expected
+
+
+def test_answers_do_change_when_tokens_go(bench, untouched):
+    """Otherwise the tests above would prove nothing."""
+    changed = {name: bench.ask(build(steps)) != untouched for name, steps in PIPELINES.items()}
+    assert all(changed.values()), changed
+
+
+def test_no_hook_stays_behind(bench):
+    def hooks(module):
+        return [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules()]
+
+    before, configs = hooks(bench.mllm.model), [id(m.config) for m in bench.mllm.model.modules() if hasattr(m, "config")]
+    bench.ask(build(PIPELINES["joint other"]))
+    clip = bench.clips[0]
+    request = bench.mllm.reduce(clip, clip.samples[0], build(PIPELINES["topic"]), Encodings(bench.mllm, build(PIPELINES["topic"]).needs()))
+    broken = type(request)(**{**request.__dict__, "features": request.features[:-1]})
+    with pytest.raises((ValueError, RuntimeError)):
+        bench.mllm.generate([broken])
+    assert hooks(bench.mllm.model) == before
+    assert [id(m.config) for m in bench.mllm.model.modules() if hasattr(m, "config")] == configs
