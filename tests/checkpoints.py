@@ -31,7 +31,12 @@ def save_llava(folder: Path) -> None:
     """LLaVA-1.5's class: CLIP with [CLS], frames as images with the world's timestamps between them."""
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
-            image_size=64, patch_size=16, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4
+            image_size=64,
+            patch_size=16,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
         ),
         text_config=LlamaConfig(
             vocab_size=len(tokenizer()),
@@ -57,7 +62,12 @@ def save_llava_onevision(folder: Path) -> None:
     words.add_special_tokens({"additional_special_tokens": ["<video>"]})
     config = LlavaOnevisionConfig(
         vision_config=SiglipVisionConfig(
-            image_size=40, patch_size=8, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4
+            image_size=40,
+            patch_size=8,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
         ),
         text_config=Qwen2Config(
             vocab_size=len(words),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from lightning import LightningModule
 
 from tokenlab.compressors import Pipeline, TokenCompressor
 from tokenlab.compressors.pipeline import fingerprint
+from tokenlab.data.module import SPLITS
 from tokenlab.data.samples import Clip
 from tokenlab.errors import UserError
 from tokenlab.metrics.accuracy import exact_match
@@ -74,7 +76,7 @@ class Evaluation(LightningModule):
     def record(self, arm: Arm, answer: Answer) -> Record:
         """What is kept of one answer."""
         sample = answer.sample
-        about = {
+        about: dict[str, Any] = {
             "uid": sample.uid,
             "cluster": sample.cluster,
             "arm": arm.name,
@@ -124,10 +126,10 @@ class Evaluation(LightningModule):
         ]
 
     def _count_questions(self, stage: str) -> int:
-        return sum(len(entry.samples) for entry in self.trainer.datamodule.entries(stage))
+        return sum(len(entry.samples) for entry in self.trainer.datamodule.entries(SPLITS[stage]))
 
 
-def token_counts(trace: Trace) -> Mapping[str, object]:
+def token_counts(trace: Trace) -> dict[str, Any]:
     """A record's token counts, all read off the trace of what was applied."""
     return {
         "visual_tokens_in": trace.visual_tokens_in,

@@ -178,7 +178,9 @@ class VisualTokens:
     tag: Int[Tensor, " n"] | None = None
 
     @classmethod
-    def from_grid(cls, values: Float[Tensor, "t h w d"], evidence: Mapping[Evidence, Tensor] | None = None) -> VisualTokens:
+    def from_grid(
+        cls, values: Float[Tensor, "t h w d"], evidence: Mapping[Evidence, Tensor] | None = None
+    ) -> VisualTokens:
         """All tokens of a full grid, in raster order."""
         frames, rows, columns, _ = values.shape
         axes = (torch.arange(size, device=values.device) for size in (frames, rows, columns))

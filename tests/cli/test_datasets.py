@@ -58,6 +58,7 @@ def test_the_same_dataset_is_merged_and_another_replaces_it():
             "data.rendered: there is no parameter 'num_vidoes'; did you mean 'num_videos'?",
         ),
         (["rendered", {"batch_size": "x"}], "data.rendered.batch_size: must be a whole number, got 'x'"),
+        (["lines", {"file": 7}], "data.lines.file: must be text, got 7 (put it in quotes)"),
         (["lines"], "data.lines: file is missing; give file: text"),
         ([{"class_path": "collections.Counter"}], "data: class_path 'collections.Counter' is not a Questions"),
         ([{"class_path": f"{__name__}.Questions"}], f"data: class_path '{__name__}.Questions' is abstract"),

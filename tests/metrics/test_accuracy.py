@@ -121,7 +121,7 @@ def test_metric_is_the_interval_of_all_batches_and_its_mean_is_torchmetrics(batc
         metric.update(*split(batch))
         reference.update(torch.tensor([float(right) for right, _ in batch]))
     values = metric.compute()
-    interval = clustered_interval(*split(sum(batches, [])))
+    interval = clustered_interval(*split([pair for batch in batches for pair in batch]))
     assert values["mean"].item() == pytest.approx(reference.compute().item(), abs=1e-6)
     assert values["low"].item() == pytest.approx(interval.low, abs=1e-6)
     assert values["high"].item() == pytest.approx(interval.high, abs=1e-6)

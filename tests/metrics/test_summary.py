@@ -22,7 +22,7 @@ def record(uid, arm, answer="red", **fields):
         "tokens_after": [] if arm == "full" else [("pool", 80), ("pool", 50)],
         "prefill_tokens": int(100 * share) + 20,
         "flops": Flops(1000, 100, int(4000 * share), 100),
-        "milliseconds": Milliseconds(10, 0 if arm == "full" else 1, 40 * share, 5),
+        "milliseconds": Milliseconds(10.0, 0.0 if arm == "full" else 1.0, 40.0 * share, 5.0),
     }
     fields = {"correct": answer == "red", **defaults, **fields}
     return Record(str(uid), arm=arm, arm_hash=arm, question="?", expected="red", answer=answer, **fields)
@@ -66,7 +66,7 @@ def test_cost_leaves_failed_samples_out(run):
 
 
 def test_median_total_is_the_median_of_totals():
-    times = [Milliseconds(1, 0, 9, 0), Milliseconds(2, 0, 1, 0), Milliseconds(9, 0, 2, 0)]
+    times = [Milliseconds(1.0, 0.0, 9.0), Milliseconds(2.0, 0.0, 1.0), Milliseconds(9.0, 0.0, 2.0)]
     cost = summarise([record(i, "full", milliseconds=time) for i, time in enumerate(times)]).arms[0].cost
     assert cost.milliseconds_median.encode == 2
     assert cost.milliseconds_median.prefill == 2

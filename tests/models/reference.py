@@ -67,7 +67,9 @@ class Reference:
         """The pipeline's answer, token by token, each from a whole new forward."""
         pixels, numbers, seconds = frames.pixels, list(frames.numbers), frames.seconds
         for method in pipeline.at(FrameSelection):
-            view = FrameView(len(numbers), torch.from_numpy(seconds), question, seeded_generator(seed, method.name, uid))
+            view = FrameView(
+                len(numbers), torch.from_numpy(seconds), question, seeded_generator(seed, method.name, uid)
+            )
             chosen = method.select_frames(view).anchor.tolist()
             pixels, seconds, numbers = pixels[chosen], seconds[chosen], [numbers[i] for i in chosen]
         inputs = self.inputs(pixels, numbers, question)
@@ -167,7 +169,9 @@ def dense(reduction: Reduction, values: Tensor, combine: str = "weights") -> Ten
     return torch.stack(rows)
 
 
-def edit(sequence: list[Token], tokens: VisualTokens, reduction: Reduction, positions: str, separators: str) -> list[Token]:
+def edit(
+    sequence: list[Token], tokens: VisualTokens, reduction: Reduction, positions: str, separators: str
+) -> list[Token]:
     """The sequence after one reduction, built token by token."""
     values = dense(reduction, tokens.values)
     anchors = reduction.anchor.tolist()

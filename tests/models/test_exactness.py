@@ -17,7 +17,11 @@ from tokenlab.models.settings import MLLM
 from tokenlab.tensors import Reduction
 
 FAMILIES = ("llava", "llava_onevision")
-QUESTIONS = ("what colour is the circle ?", "how many objects are there at the end ?", "where is the red ring at the start ?")
+QUESTIONS = (
+    "what colour is the circle ?",
+    "how many objects are there at the end ?",
+    "where is the red ring at the start ?",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +54,12 @@ PIPELINES = {
     **{name: ((name, {"retention_ratio": 0.4}),) for name in REGISTRY},
     **{
         f"{name} other positions": ((name, {"retention_ratio": 0.4, "positions": positions}),)
-        for name, positions in (("similarity", "keep"), ("topic", "renumber"), ("random", "renumber"), ("pool", "renumber"))
+        for name, positions in (
+            ("similarity", "keep"),
+            ("topic", "renumber"),
+            ("random", "renumber"),
+            ("pool", "renumber"),
+        )
     },
     "similarity separators kept": (("similarity", {"retention_ratio": 0.4, "separators": "keep"}),),
     "joint": (("similarity", {"retention_ratio": 0.5}), ("text", {"retention_ratio": 0.4})),
@@ -125,7 +134,9 @@ def test_keep_all_gives_bit_identical_logits(bench):
         request = bench.mllm.reduce(clip, clip.samples[0], pipeline, encodings)
         assert request.rewrite is not None
         logits = []
-        handle = bench.mllm.model.lm_head.register_forward_hook(lambda _, __, output, logits=logits: logits.append(output))
+        handle = bench.mllm.model.lm_head.register_forward_hook(
+            lambda _, __, output, logits=logits: logits.append(output)
+        )
         bench.mllm.generate([request])
         handle.remove()
         inputs = bench.reference.inputs(clip.frames.pixels, clip.frames.numbers, clip.samples[0].question)
@@ -159,10 +170,15 @@ def test_no_hook_stays_behind(bench):
     def hooks(module):
         return [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules()]
 
-    before, configs = hooks(bench.mllm.model), [id(m.config) for m in bench.mllm.model.modules() if hasattr(m, "config")]
+    before, configs = (
+        hooks(bench.mllm.model),
+        [id(m.config) for m in bench.mllm.model.modules() if hasattr(m, "config")],
+    )
     bench.ask(build(PIPELINES["joint other"]))
     clip = bench.clips[0]
-    request = bench.mllm.reduce(clip, clip.samples[0], build(PIPELINES["topic"]), Encodings(bench.mllm, build(PIPELINES["topic"]).needs()))
+    request = bench.mllm.reduce(
+        clip, clip.samples[0], build(PIPELINES["topic"]), Encodings(bench.mllm, build(PIPELINES["topic"]).needs())
+    )
     broken = type(request)(**{**request.__dict__, "features": request.features[:-1]})
     with pytest.raises((ValueError, RuntimeError)):
         bench.mllm.generate([broken])

@@ -32,7 +32,7 @@ def records(arms, types=("color", "direction of motion"), questions=12):
                 visual_tokens_in=112_896,
                 visual_tokens_out=112_896 // (1 + place),
                 flops=Flops(123 * 10**12, 10**9, 456 * 10**12 // (1 + place), 10**9),
-                milliseconds=Milliseconds(1234.5, float(place), 56_789.0 / (1 + place), 10),
+                milliseconds=Milliseconds(1234.5, float(place), 56_789.0 / (1 + place), 10.0),
                 peak_memory_bytes=(17 + place) * 2**30,
             )
 

@@ -43,12 +43,8 @@ def _steps(arm: object, steps: Any) -> list[tuple[str, type[TokenCompressor], di
 
 def _step(key: str, step: Any) -> tuple[str, type[TokenCompressor], dict[str, Any]]:
     if isinstance(step, dict) and "class_path" in step:
-        cls, name, arguments = (
-            import_class(key, step["class_path"], TokenCompressor),
-            "init_args",
-            step.get("init_args"),
-        )
-        unknown = set(step) - {"class_path", "init_args"}
+        name, arguments = "init_args", step.get("init_args")
+        cls, unknown = _import(key, step["class_path"]), set(step) - {"class_path", "init_args"}
     else:
         name, arguments = next(iter(step.items())) if isinstance(step, dict) and len(step) == 1 else (step, None)
         cls, unknown = _find(key, name), ()
@@ -65,6 +61,14 @@ def _find(key: str, name: Any) -> type[TokenCompressor]:
             f"{key}: no compressor is called {name!r}{near_miss(name, REGISTRY)} (tokenlab compressors lists them)"
         )
     return REGISTRY[name]
+
+
+def _import(key: str, path: Any) -> type[TokenCompressor]:
+    cls = import_class(key, path, TokenCompressor)
+    if cls not in REGISTRY.values():
+        stage = cls.__mro__[1].__name__
+        raise UserError(f"{key}: {path} has no name for tables; define it as class {cls.__name__}({stage}, name=...)")
+    return cls
 
 
 def _example() -> str:

@@ -18,7 +18,7 @@ def run(command: str, argv: list[str]) -> int:
     config = {} if wants_help else expand(configs)
     _quieten()
 
-    from tokenlab.cli.lightning import EvaluationCLI, check_settings
+    from tokenlab.cli.lightning_cli import EvaluationCLI, check_settings
 
     check_settings(config)
     given = [] if wants_help else [f"--config={yaml.safe_dump(config, sort_keys=False)}"]
@@ -33,8 +33,11 @@ def run(command: str, argv: list[str]) -> int:
 
 def _quieten() -> None:
     """Leaves the terminal to progress bar and table: hides what libraries say about themselves."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    for message in (".*does not have many workers.*", ".*LeafSpec.*", ".*litlogger.*", ".*pkg_resources.*"):
+    for message in (".*does not have many workers.*", ".*LeafSpec.*", ".*litlogger.*", "(?s).*deprecated in v4.*"):
         warnings.filterwarnings("ignore", message)

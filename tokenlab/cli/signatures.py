@@ -15,9 +15,9 @@ from tokenlab.errors import UserError
 
 
 def near_miss(name: object, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the known names that are spelt like this one, else nothing."""
-    found = difflib.get_close_matches(str(name), list(known), n=2, cutoff=0.6)
-    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
+    """`; did you mean 'x'?` for the known name that is spelt most like this one, if any is."""
+    found = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
+    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def class_path(cls: type) -> str:
@@ -88,7 +88,8 @@ def check_arguments(key: str, cls: type, arguments: Mapping[str, Any]) -> dict[s
             raise UserError(f"{key}: {name} is missing; give {name}: {describe(types_of.get(name, Any))}")
     for name, value in arguments.items():
         if not accepts(types_of.get(name, Any), value):
-            raise UserError(f"{key}.{name}: must be {describe(types_of[name])}, got {value!r}")
+            quotes = " (put it in quotes)" if accepts(types_of[name], str(value)) else ""
+            raise UserError(f"{key}.{name}: must be {describe(types_of[name])}, got {value!r}{quotes}")
     return {
         name: float(value) if _wants_float(types_of.get(name), value) else value for name, value in arguments.items()
     }

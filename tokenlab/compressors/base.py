@@ -33,8 +33,7 @@ class TokenCompressor(ABC):
     """A learning-free method: frozen hyper-parameters and pure functions.
 
     Args:
-        retention_ratio: Kept / total visual tokens of a medium, in (0, 1]; 1 switches the method off; null is the
-            authors' native budget, where a method has one.
+        retention_ratio: Kept / total visual tokens of a medium, in (0, 1]; 1 switches the method off.
         positions: Whether survivors `keep` their position ids or the sequence is `renumber`ed without gaps.
         separators: Whether the text that marks a frame `follow`s it when the frame loses all its tokens, or is `keep`t.
 
@@ -42,7 +41,7 @@ class TokenCompressor(ABC):
         ValueError: If `retention_ratio` is not in (0, 1].
     """
 
-    retention_ratio: float | None
+    retention_ratio: float
     positions: Literal["keep", "renumber"] = "keep"
     separators: Literal["follow", "keep"] = "follow"
 
@@ -52,6 +51,8 @@ class TokenCompressor(ABC):
     """Whether the method must see all tokens of every frame it is given."""
     leaves_full_grid: ClassVar[bool] = False
     """Whether the method only ever removes or merges whole frames."""
+    has_native_budget: ClassVar[bool] = False
+    """Whether `retention_ratio: null` means the authors' own budget; such a method declares `float | None = None`."""
 
     def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
         """Registers a method under its name; the stages themselves have none."""
@@ -66,8 +67,12 @@ class TokenCompressor(ABC):
     def __post_init__(self) -> None:
         """Refuses an impossible budget."""
         ratio = self.retention_ratio
-        if ratio is not None and not (0 < ratio <= 1):  # also refuses NaN
-            raise ValueError(f"retention_ratio is {ratio}, but must be greater than 0 and at most 1 (1 keeps every token)")
+        if ratio is None and self.has_native_budget:
+            return
+        if ratio is None or not 0 < ratio <= 1:  # also refuses NaN
+            raise ValueError(
+                f"retention_ratio is {ratio}, but must be greater than 0 and at most 1 (1 keeps every token)"
+            )
 
     def needs(self) -> frozenset[Evidence]:
         """The evidence this method looks at, with these hyper-parameters."""
@@ -199,7 +204,13 @@ class CacheReduction(TokenCompressor):
         """Which of the medium's cached tokens this step attends to, and what the next step should know."""
 
 
-STAGES: tuple[type[TokenCompressor], ...] = (FrameSelection, TowerReduction, GridReduction, LayerReduction, CacheReduction)
+STAGES: tuple[type[TokenCompressor], ...] = (
+    FrameSelection,
+    TowerReduction,
+    GridReduction,
+    LayerReduction,
+    CacheReduction,
+)
 """In the order in which the walk of the data meets them."""
 
 
@@ -210,4 +221,3 @@ def seeded_generator(seed: int, method: str, uid: str) -> torch.Generator:
     """
     digest = hashlib.sha256(f"{seed}/{method}/{uid}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") % (1 << 63))
-

@@ -46,7 +46,7 @@ class Record:
         arm: The arm's name; `arm_hash` a hash of everything that decides its answers.
         status: `failed` records carry `error`, count as wrong and are reported.
         correct: None where no answer is expected.
-        tokens_after: Visual tokens left after each step of the pipeline: `[["similarity", 256], ["text", 64]]`.
+        tokens_after: Visual tokens left after each step of the pipeline: `[["first", 256], ["second", 64]]`.
         prompt_tokens: Length of the sequence the untouched model would read.
         prefill_tokens: Length of the sequence the LLM read.
         generated_tokens: Tokens produced, end of sequence included.

@@ -277,7 +277,8 @@ def _compare(records: list[Record], full: dict[str, Record]) -> Comparison:
     answered = [(ours, theirs) for ours, theirs in referenced if ours.status == "ok"]
 
     def ratio(value: Callable[[Record], float]) -> float | None:
-        return _ratio(sum(value(ours) for ours, _ in answered), sum(value(theirs) for _, theirs in answered))
+        sums = [float(sum(value(pair[side]) for pair in answered)) for side in (0, 1)]
+        return _ratio(*sums)
 
     flops, total, prefill = (
         ratio(lambda r: r.flops.total),
@@ -288,8 +289,8 @@ def _compare(records: list[Record], full: dict[str, Record]) -> Comparison:
         points=100 * fmean(_right(ours) - _right(theirs) for ours, theirs in scored) if scored else None,
         agreement=fmean(_same_answer(*pair) for pair in referenced) if referenced else None,
         flops_ratio=flops,
-        speedup=_ratio(1, total),
-        prefill_speedup=_ratio(1, prefill),
+        speedup=_ratio(1.0, total),
+        prefill_speedup=_ratio(1.0, prefill),
     )
 
 

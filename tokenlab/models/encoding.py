@@ -95,5 +95,3 @@ class _TowerProbe:
         """The attention on the token grid, brought there like the tokens."""
         patches = torch.cat(self.attention)[:, 1 if self.family.has_cls else 0 :, None]
         return self.family.to_grid(self.model, patches).flatten()
-
-

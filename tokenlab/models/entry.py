@@ -63,8 +63,8 @@ class _Entry:
 
     def __init__(self, rewrites: Sequence[Rewrite]) -> None:
         self.rewrites = rewrites
-        self.mask: Int[Tensor, "b s"] | None = None  # set at prefill
-        self.positions: Int[Tensor, "b 1"] | None = None
+        self.mask: Tensor | None = None  # [b, s], of the reduced sequence so far; set at prefill
+        self.positions = torch.empty(0)  # [b, 1], of the last token
 
     def __call__(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         embeddings = kwargs["inputs_embeds"]

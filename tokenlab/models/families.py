@@ -91,7 +91,9 @@ class Family:
             case TokenEmbeddings(space="llm") | QuestionEmbeddings(space="llm"):
                 return None
             case TokenEmbeddings() | QuestionEmbeddings():
-                return f"{self.name} checkpoints come without CLIP's text side, so there is no joint space; use space: llm"
+                return (
+                    f"{self.name} checkpoints come without CLIP's text side, so there is no joint space; use space: llm"
+                )
         return f"{self.name} does not offer {need}"
 
     def refusal(self, compressor: TokenCompressor) -> str | None:
@@ -117,11 +119,13 @@ def _patch_rows(config: PretrainedConfig) -> int:
 
 
 def _square(config: PretrainedConfig) -> tuple[int, int]:
-    return (_patch_rows(config),) * 2
+    side = _patch_rows(config)
+    return side, side
 
 
 def _square_halved(config: PretrainedConfig) -> tuple[int, int]:
-    return (math.ceil(_patch_rows(config) / 2),) * 2
+    side = math.ceil(_patch_rows(config) / 2)
+    return side, side
 
 
 FAMILIES: dict[str, Family] = {

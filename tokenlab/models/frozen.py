@@ -98,9 +98,7 @@ class FrozenMLLM(nn.Module):
             if ready:
                 yield from self.generate(ready)
 
-    def _requests(
-        self, clips: Sequence[Clip], pipeline: Pipeline, encodings: Encodings
-    ) -> Iterator[Request | Answer]:
+    def _requests(self, clips: Sequence[Clip], pipeline: Pipeline, encodings: Encodings) -> Iterator[Request | Answer]:
         for clip in clips:
             for sample in clip.samples:
                 try:
@@ -249,9 +247,7 @@ class FrozenMLLM(nn.Module):
         self.tokens_read += max(lengths) * len(lengths)
         self.tokens_padded += max(lengths) * len(lengths) - sum(lengths)
 
-    def _read(
-        self, request: Request, ids: list[int], prefill: float, decode: float, peak: int | None
-    ) -> Answer:
+    def _read(self, request: Request, ids: list[int], prefill: float, decode: float, peak: int | None) -> Answer:
         """One row of the batch, cut after its own end of sequence."""
         ends = self.model.generation_config.eos_token_id
         ends = set(ends if isinstance(ends, list) else [ends])
@@ -293,5 +289,3 @@ class Encodings:
         if isinstance(found, SampleError):
             raise found
         return found
-
-

@@ -22,7 +22,7 @@ _PROBES: dict[int, tuple[str, Probe]] = {}  # by id of the attention module: its
 def _probed_attention(module: nn.Module, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
     kernel, probe = _PROBES[id(module)]
     probe(query, key, kwargs.get("scaling") or query.shape[-1] ** -0.5)
-    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)  # each family has its own
+    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)  # each family's own
     return ALL_ATTENTION_FUNCTIONS.get_interface(kernel, eager)(module, query, key, *args, **kwargs)
 
 
@@ -32,7 +32,7 @@ AttentionInterface.register("tokenlab_probe", _probed_attention)
 @contextmanager
 def probed(module: nn.Module, probe: Probe) -> Iterator[None]:
     """While active, `probe` sees the queries and keys of one attention module; the module's output stays the same."""
-    shared = module.config
+    shared: Any = module.config
     own = copy.copy(shared)
     _PROBES[id(module)] = (shared._attn_implementation, probe)
     own._attn_implementation = "tokenlab_probe"

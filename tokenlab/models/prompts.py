@@ -88,7 +88,9 @@ class PromptWriter:
 
     def frame_tokens(self, frames: Frames) -> int:
         """Prompt tokens of a clip's frames: grid tokens and markers."""
-        return sum(self.rows * self.columns + self._marker_tokens(frames, index) for index in range(len(frames.numbers)))
+        return sum(
+            self.rows * self.columns + self._marker_tokens(frames, index) for index in range(len(frames.numbers))
+        )
 
     def _marker_tokens(self, frames: Frames, index: int) -> int:
         marker = self.marker(frames, index)

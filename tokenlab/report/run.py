@@ -160,7 +160,7 @@ def _arm_scalars(row: ArmSummary) -> dict[str, float | None]:
         "accuracy_low": accuracy and accuracy.low,
         "accuracy_high": accuracy and accuracy.high,
         "accuracy_mean_over_types": row.mean_over_types,
-        "failed": row.failed,
+        "failed": float(row.failed),
         "visual_tokens": cost and cost.visual_tokens_out,
         "retention": cost and cost.retention,
         "prefill_tokens": cost and cost.prefill_tokens,

@@ -125,7 +125,9 @@ def clip_loss(clip: CLIPModel, batch: ClipBatch) -> Tensor:
     target = torch.arange(len(match))
     loss = (F.cross_entropy(match, target) + F.cross_entropy(match.T, target)) / 2
     for layer, weight in ((-1, 1.0), (FEATURE_LAYER, 0.5)):
-        loss = loss + weight * _region_loss(embed_patches(clip, seen.hidden_states[layer]), phrases, batch.labels, scale)
+        loss = loss + weight * _region_loss(
+            embed_patches(clip, seen.hidden_states[layer]), phrases, batch.labels, scale
+        )
     return loss
 
 

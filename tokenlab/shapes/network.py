@@ -29,14 +29,17 @@ FEATURE_LAYER = -2
 SPECIAL = ("<pad>", "<bos>", "<unk>", "<eos>", "<image>")
 """<eos> is not number 2, for which Hugging Face's CLIP pools another token."""
 
-FILLERS = (
-    "a photo picture image view scene of with and in on there is some this that one shown here small big nice "
-    "background at row column near over very old new our my it web page frame video clip still"
-).split()
-WORDS = (
-    "user assistant system what colour shape is the object objects how many are there at start end where which way does "
-    "happens to when become first last describe frame ? . , top bottom left right stays 0 1 2 3 4"
-).split()
+_FILLERS = """
+a photo picture image view scene of with and in on there is some this that one shown here small big nice background
+at row column near over very old new our my it web page frame video clip still
+"""
+_WORDS = """
+user assistant system what colour shape is the object objects how many are there at start end where which way does
+happens to when become first last describe frame ? . , top bottom left right stays 0 1 2 3 4
+"""
+FILLERS = tuple(_FILLERS.split())
+"""Words with which CLIP's phrases are watered down."""
+
 CHAT_TEMPLATE = (
     "<bos>{% for message in messages %} {{ message['role'] }}"
     "{% if message['content'] is string %} {{ message['content'] }}"
@@ -53,7 +56,7 @@ def vocabulary() -> list[str]:
     places = [f"{line}{i}" for line in ("row", "column") for i in range(1, GRID + 1)]
     world = [*COLOURS, *SHAPES, *EVENTS, *DIRECTIONS, *THIRDS, *" ".join(VERBS.values()).split(), *places]
     frames = [f"f{i}" for i in range(1, NUM_FRAMES + 1)]
-    return list(dict.fromkeys([*SPECIAL, *world, *frames, *WORDS, *FILLERS]))
+    return list(dict.fromkeys([*SPECIAL, *world, *frames, *_WORDS.split(), *FILLERS]))
 
 
 def tokenizer(for_clip: bool = False) -> PreTrainedTokenizerFast:
@@ -184,7 +187,7 @@ def save(clip: CLIPModel, llava: LlavaForConditionalGeneration, folder: Path) ->
 
 
 def _halve(path: Path) -> None:
-    """Stores the weights in fp16 while the config goes on saying float32: small on disk, single precision once loaded."""
+    """Stores fp16 weights under a config which says float32: small on disk, single precision once loaded."""
     weights = {name: weight.half() for name, weight in load_file(path).items()}
     save_file(weights, path, metadata={"format": "pt"})
     path.chmod(0o644)

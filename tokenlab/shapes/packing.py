@@ -1,4 +1,4 @@
-"""Many questions behind one video in a single pass: the same mathematics as one prompt each, at a tenth of the price."""
+"""Many questions behind one video in one pass: the mathematics of one prompt each, at a tenth of the price."""
 
 import torch
 from jaxtyping import Float, Int
@@ -29,13 +29,15 @@ def packed_logits(
     Segments see the video and themselves, not each other, and all start at the position right after the video.
     """
     language = llava.model.language_model
-    videos, questions, length = segments.shape
+    questions, length = segments.shape[1:]
     prefix = _prefix(llava, features, opening, timestamps)
     start = prefix.shape[1]
     hidden = torch.cat([prefix, language.embed_tokens(segments.flatten(1))], 1)
     positions = torch.cat([torch.arange(start), start + torch.arange(length).repeat(questions)])
-    rotation = tuple(x.to(torch.bfloat16 if torch.is_autocast_enabled("cpu") else x.dtype) for x in
-                     language.rotary_emb(hidden, positions[None]))
+    rotation = tuple(
+        x.to(torch.bfloat16 if torch.is_autocast_enabled("cpu") else x.dtype)
+        for x in language.rotary_emb(hidden, positions[None])
+    )
     last = len(language.layers) - 1
     for index, layer in enumerate(language.layers):
         hidden = _layer(layer, hidden, rotation, start, questions, text_only=index == last)
@@ -59,7 +61,7 @@ def _layer(layer: nn.Module, hidden: Tensor, rotation: tuple, start: int, questi
     query = _heads(attention.q_proj(wanted), attention.head_dim)
     key = _rotate(key, rotation, 0)
     query = _rotate(query, rotation, start if text_only else 0) * attention.scaling
-    text = _text_attention(query[:, :, -(key.shape[2] - start):], key, value, start, questions)
+    text = _text_attention(query[:, :, -(key.shape[2] - start) :], key, value, start, questions)
     mixed = text if text_only else torch.cat([_causal_attention(query, key, value, start), text], 2)
     hidden = hidden[:, start:] if text_only else hidden
     hidden = hidden + attention.o_proj(mixed.transpose(1, 2).flatten(2))

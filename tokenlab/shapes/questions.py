@@ -186,7 +186,7 @@ def _assign(pools: Sequence[dict[str, list[Question]]], per_video: int) -> list[
     A full video takes a further type by handing one of its own to another video (an augmenting path).
     """
     plan: list[list[str]] = [[] for _ in pools]
-    served = Counter({type: 0 for type in TYPES})
+    served = Counter(dict.fromkeys(TYPES, 0))
     open_types = set(TYPES)
     for _ in range(sum(min(per_video, sum(map(len, pool.values()))) for pool in pools)):
         for type in sorted(open_types, key=lambda type: (served[type], TYPES.index(type))):

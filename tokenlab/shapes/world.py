@@ -116,8 +116,8 @@ def _plan(rng: np.random.Generator, num_things: int) -> list[dict]:
     while True:
         num_events = int(rng.integers(1, num_things + 1))
         events = [_DRAWN[i] for i in rng.integers(0, len(_DRAWN), num_events)]
-        stays = num_things - num_events
-        if 0 < stays + num_events - events.count("appears") and 0 < stays + num_events - events.count("disappears"):
+        # Neither the first nor the last frame may be empty.
+        if max(events.count("appears"), events.count("disappears")) < num_things:
             break
     frames = _event_frames(rng, num_events)
     plan = []
@@ -209,7 +209,9 @@ def visible_mask(scene: Scene, frame: int) -> Bool[np.ndarray, "64 64"]:
     return mask
 
 
-def render(scene: Scene, frames: Sequence[int] = tuple(range(1, NUM_FRAMES + 1))) -> UInt8[np.ndarray, "frames 64 64 3"]:
+def render(
+    scene: Scene, frames: Sequence[int] = tuple(range(1, NUM_FRAMES + 1))
+) -> UInt8[np.ndarray, "frames 64 64 3"]:
     """Draws frames (from 1) with elementwise arithmetic only, so that every machine gives the same bytes."""
     rng = np.random.Generator(np.random.PCG64([scene.seed, 1]))
     background = _background(rng)

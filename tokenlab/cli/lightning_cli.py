@@ -80,7 +80,7 @@ class EvaluationCLI(LightningCLI):
 
     def resolved_config(self) -> str:
         """Every setting of this run, as a config that repeats it."""
-        settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self.subcommand]
+        settings = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))[self.subcommand]
         settings["run"]["folder"] = None  # a repetition needs a folder of its own
         return yaml.safe_dump(settings, sort_keys=False)
 

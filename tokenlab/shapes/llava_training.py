@@ -1,0 +1,147 @@
+"""Second stage: a projector and a Llama learn to answer about cached features of the frozen tower."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import LlavaForConditionalGeneration
+
+from tokenlab.shapes.network import vocabulary
+from tokenlab.shapes.packing import packed_logits
+from tokenlab.shapes.questions import TRAINING_TYPES, TYPES, Question, questions
+from tokenlab.shapes.world import NUM_FRAMES, Scene
+
+WORD_IDS = {word: i for i, word in enumerate(vocabulary())}
+IGNORED = -100
+
+WEIGHTS = dict.fromkeys((*TYPES, *TRAINING_TYPES), 1.0) | {
+    "colour": 0.6,
+    "shape": 0.6,
+    "motion": 1.5,
+    "when": 1.5,
+    "first": 2.0,
+    "last": 2.0,
+    "frame": 2.0,
+    "caption": 2.0,
+}
+"""How often the types are asked relative to one another: what is hard to learn more often."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the curriculum.
+
+    Args:
+        until: number of steps after which the next phase begins.
+        fewest: frames shown, at least.
+        most: frames shown, at most.
+        share_of_most: how often it is that many; otherwise every number is as likely.
+        frames_per_batch: videos are batched up to this number of frames.
+    """
+
+    until: int
+    fewest: int
+    most: int
+    share_of_most: float
+    frames_per_batch: int
+
+
+@dataclass
+class LlavaBatch:
+    """Videos as token ids and features, and their questions with the words to be predicted."""
+
+    features: Float[Tensor, "videos frames patches width"]
+    timestamps: Int[Tensor, "videos frames"]
+    segments: Int[Tensor, "videos questions length"]
+    targets: Int[Tensor, "videos questions length"]
+
+
+def ids(text: str) -> list[int]:
+    """Token ids of words which are all known."""
+    return [WORD_IDS[word] for word in text.split()]
+
+
+OPENING = torch.tensor(ids("<bos> user"))
+
+
+def llava_batch(
+    features: Float[np.ndarray, "videos 16 patches width"],
+    scenes: Sequence[Scene],
+    phase: Phase,
+    rng: np.random.Generator,
+    questions_per_video: int = 16,
+    most_videos: int = 24,
+) -> LlavaBatch:
+    """Videos with one number of frames, chosen without any regularity, and questions which those frames decide."""
+    always_most = rng.random() < phase.share_of_most
+    num_frames = phase.most if always_most else int(rng.integers(phase.fewest, phase.most + 1))
+    size = min(most_videos, max(1, round(phase.frames_per_batch / num_frames)), len(scenes))
+    videos = rng.choice(len(scenes), size, replace=False)
+    frames = np.sort(np.stack([rng.choice(NUM_FRAMES, num_frames, replace=False) for _ in videos]), axis=1)
+    asked = []
+    for video, shown in zip(videos, frames, strict=True):
+        pool = questions(scenes[video], (shown + 1).tolist(), training=True)
+        asked.append(_draw(pool, questions_per_video, rng))
+    return make_batch(features[videos[:, None], frames], frames, asked)
+
+
+def _draw(pool: Sequence[Question], number: int, rng: np.random.Generator) -> list[Question]:
+    """Questions without repetition, types by their weights (the largest u^(1/w) win)."""
+    count = Counter(question.type for question in pool)
+    keys = [rng.random() ** (count[question.type] / WEIGHTS[question.type]) for question in pool]
+    return [pool[i] for i in np.argsort(keys)[::-1][:number]]
+
+
+def make_batch(
+    features: Float[np.ndarray, "videos frames patches width"],
+    frames: Int[np.ndarray, "videos frames"],
+    asked: Sequence[Sequence[Question]],
+) -> LlavaBatch:
+    """Pads questions and answers to one length; only answers and the <eos> after them are targets."""
+    rows = [[(ids(f"{q.text} assistant"), ids(f"{q.answer} <eos>")) for q in video] for video in asked]
+    length = max(len(prompt) + len(answer) for video in rows for prompt, answer in video) - 1
+    segments = torch.full((len(rows), max(map(len, rows)), length), WORD_IDS["<pad>"])
+    targets = torch.full_like(segments, IGNORED)
+    for v, video in enumerate(rows):
+        for s, (prompt, answer) in enumerate(video):
+            words = torch.tensor(prompt + answer)
+            segments[v, s, : len(words) - 1] = words[:-1]
+            targets[v, s, len(prompt) - 1 : len(words) - 1] = torch.tensor(answer)
+    timestamps = torch.from_numpy(frames) + WORD_IDS["f1"]
+    return LlavaBatch(torch.from_numpy(features), timestamps, segments, targets)
+
+
+def logits(llava: LlavaForConditionalGeneration, batch: LlavaBatch) -> Float[Tensor, "videos questions length words"]:
+    """Next-word logits of the batch."""
+    return packed_logits(llava, batch.features.float(), OPENING, batch.timestamps, batch.segments)
+
+
+def llava_loss(llava: LlavaForConditionalGeneration, batch: LlavaBatch) -> Tensor:
+    """Mean cross-entropy of the answers' words."""
+    return F.cross_entropy(logits(llava, batch).float().flatten(0, 2), batch.targets.flatten(), ignore_index=IGNORED)
+
+
+@torch.no_grad()
+def packed_correct(
+    llava: LlavaForConditionalGeneration,
+    features: Float[np.ndarray, "videos frames patches width"],
+    asked: Sequence[Sequence[Question]],
+) -> dict[str, list[bool]]:
+    """Per type whether each answer over all frames is right, word by word to the <eos>: as greedy decoding would be."""
+    correct: dict[str, list[bool]] = {}
+    for begin in range(0, len(asked), 8):
+        part = list(asked[begin : begin + 8])
+        frames = np.tile(np.arange(NUM_FRAMES), (len(part), 1))
+        batch = make_batch(features[begin : begin + 8], frames, part)
+        with torch.autocast("cpu", torch.bfloat16):
+            guessed = logits(llava, batch).argmax(-1)
+        right = ((guessed == batch.targets) | (batch.targets == IGNORED)).all(-1)
+        for v, video in enumerate(part):
+            for s, question in enumerate(video):
+                correct.setdefault(question.type, []).append(bool(right[v, s]))
+    return correct
