@@ -84,6 +84,7 @@ class Evaluation(LightningModule):
             "type": sample.type,
             "question": sample.question,
             "expected": sample.answer,
+            "positions": [compressor.positions for compressor in arm.pipeline.active],
         }
         if answer.trace is None:
             wrong = None if sample.answer is None else False

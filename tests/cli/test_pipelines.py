@@ -21,6 +21,8 @@ def outsider(monkeypatch):
         """A compressor that tokenlab does not know."""
 
         __qualname__ = "Outsider"
+        has_native_budget = True
+        retention_ratio: float | None = None
         strength: int = 1
 
         def reduce_grid(self, view):
@@ -48,6 +50,8 @@ def test_the_three_spellings_mean_the_same():
 def test_a_compressor_from_elsewhere_by_its_class_path(outsider):
     step = {"class_path": outsider, "init_args": {"retention_ratio": [0.5, None], "strength": 2}}
     assert list(expand_pipelines({"a": [step]})) == ["a@0.5", "a@native"]
+    assert expand_pipelines({"a": [{"class_path": outsider}]}) == {"a": [{"class_path": outsider, "init_args": {}}]}
+    assert list(expand_pipelines({"a": ["outsider"]})) == ["a"]
 
 
 def test_a_compressor_needs_a_name():
@@ -89,7 +93,7 @@ def says(pipelines):
     return str(error.value)
 
 
-@pytest.mark.parametrize("ratio", [0, -0.5, 1.0001, float("nan"), float("inf"), "0.5", True, {}, "half"])
+@pytest.mark.parametrize("ratio", [0, -0.5, 1.0001, float("nan"), float("inf"), "0.5", True, {}, "half", None])
 def test_impossible_ratios_name_their_key(ratio):
     assert says({"a": [{"topic": {"retention_ratio": ratio}}]}).startswith(
         "model.pipelines.a[0].topic.retention_ratio: "
@@ -102,7 +106,7 @@ def test_impossible_ratios_name_their_key(ratio):
 
 
 LISTED = "(tokenlab compressors lists them)"
-MISSING = "[0].topic: retention_ratio is missing; give retention_ratio: a number or null"
+MISSING = "[0].topic: retention_ratio is missing; give retention_ratio: a number"
 SWEEP = "[0].topic.retention_ratio: a sweep lists different ratios, at least one, got"
 KEEP = {"retention_ratio": 1}
 

@@ -88,6 +88,8 @@ def test_the_terminal_is_left_to_progress_bar_and_table(validate, capfd, recwarn
     assert captured.err == ""
     for noise in ("GPU available", "Tip", "Seed set", "Warning", "Validate metric"):
         assert noise not in captured.out
+    shown = [warning for warning in recwarn if not issubclass(warning.category, DeprecationWarning)]
+    assert [str(warning.message) for warning in shown] == []
 
 
 def test_loggers_write_into_the_run_folder(validate, tmp_path):

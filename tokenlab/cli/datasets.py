@@ -48,7 +48,7 @@ def _canonical(value: Any, earlier: dict[str, Any], datasets: Mapping[str, type]
     return {"class_path": _find(name, datasets), "init_args": _arguments(arguments)}
 
 
-def _find(name: object, datasets: Mapping[str, type]) -> str:
+def _find(name: Any, datasets: Mapping[str, type]) -> str:
     if name not in datasets:
         hint = near_miss(name, datasets) or f"; known: {', '.join(datasets)}"
         raise UserError(f"data: there is no dataset {name!r}{hint}")

@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tokenlab import __version__
 from tokenlab.cli.mistakes import one_line
@@ -65,7 +65,7 @@ class EvaluationCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with run folder, loggers and progress bar."""
-        settings = self.config_init[self.subcommand]
+        settings = self.config_init[str(self.subcommand)]
         folder, trainer = settings["run"], settings["trainer"]
         folder.label, folder.resolved_config = self.label, self.resolved_config()
         kwargs["callbacks"] = _with_progress_bar(

@@ -42,8 +42,8 @@ def override(key: str, value: Any) -> dict[str, Any]:
 
     >>> override("model.mllm.dtype", "auto")
     {'model': {'mllm': {'dtype': 'auto'}}}
-    >>> override("model.pipelines.topic@0.5", None)  # what follows is the name of an arm, dots included
-    {'model': {'pipelines': {'topic@0.5': None}}}
+    >>> override("model.pipelines.mine@0.5", None)  # what follows is the name of an arm, dots included
+    {'model': {'pipelines': {'mine@0.5': None}}}
     """
     arms = "model.pipelines."
     path = [*arms.split(".")[:2], key.removeprefix(arms)] if key.startswith(arms) else key.split(".")

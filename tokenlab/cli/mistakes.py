@@ -37,10 +37,8 @@ def one_line(message: str, options: Iterable[str]) -> str:
     telling = [line for line in lines if line and not line.startswith((*_PADDING, "a "))]
     if telling:
         return f"{key[1]}: {' '.join(telling[: 2 if telling[0].endswith(':') else 1])}"
-    expected = [
-        _WORDS.get(name.rpartition(".")[2], name.rpartition(".")[2])
-        for name in re.findall(r"Expected a <class '([\w.]+)'>", rest)
-    ]
+    types: list[str] = [name.rpartition(".")[2] for name in re.findall(r"Expected a <class '([\w.]+)'>", rest)]
+    expected: list[str] = [_WORDS.get(name, name) for name in types]
     if "Expected a dot import path" in rest:
         expected.insert(0, "a class path such as package.module.Class")
     value = re.search(r"(?:Given|Got) value: (.*)", rest)

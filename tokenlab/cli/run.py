@@ -36,8 +36,8 @@ def _quieten() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+    for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    for message in (".*does not have many workers.*", ".*LeafSpec.*", ".*litlogger.*", "(?s).*deprecated in v4.*"):
-        warnings.filterwarnings("ignore", message)
+    for message in ("does not have many workers", "available but not used", "LeafSpec", "returned None"):
+        warnings.filterwarnings("ignore", f"(?s).*{message}")

@@ -46,6 +46,7 @@ class Record:
         arm: The arm's name; `arm_hash` a hash of everything that decides its answers.
         status: `failed` records carry `error`, count as wrong and are reported.
         correct: None where no answer is expected.
+        positions: Position policy of each step of the pipeline, in order; empty for the untouched model.
         tokens_after: Visual tokens left after each step of the pipeline: `[["first", 256], ["second", 64]]`.
         prompt_tokens: Length of the sequence the untouched model would read.
         prefill_tokens: Length of the sequence the LLM read.
@@ -64,6 +65,7 @@ class Record:
     error: str | None = None
     answer: str | None = None
     correct: bool | None = None
+    positions: list[str] = field(default_factory=list)
     visual_tokens_in: int = 0
     visual_tokens_out: int = 0
     tokens_after: list[tuple[str, int]] = field(default_factory=list)

@@ -85,6 +85,7 @@ class ArmSummary:
     """One arm's row.
 
     Attributes:
+        positions: Position policy of each step of the pipeline.
         n: Samples, failed ones included.
         failed: Failed samples; they count as wrong.
         accuracy: None where no answer is expected.
@@ -96,6 +97,7 @@ class ArmSummary:
 
     arm: str
     arm_hash: str
+    positions: tuple[str, ...]
     n: int
     failed: int
     accuracy: Interval | None
@@ -201,6 +203,7 @@ def _arm_summary(records: list[Record], full: dict[str, Record] | None, level: f
     return ArmSummary(
         arm=records[0].arm,
         arm_hash=records[0].arm_hash,
+        positions=tuple(records[0].positions),
         n=len(records),
         failed=len(records) - len(answered),
         accuracy=_accuracy(list(filter(_scored, records)), level) if types else None,

@@ -42,7 +42,11 @@ def terminal_report(summary: Summary, width: int) -> Group:
 
 def markdown_table(summary: Summary) -> str:
     """The main table as GitHub Markdown."""
-    columns = [Column("arm", lambda row: row.arm.replace("|", "\\|")), *main_columns(summary)]
+    columns = [
+        Column("arm", lambda row: row.arm.replace("|", "\\|")),
+        Column("positions", lambda row: ", ".join(row.positions) or NOTHING),
+        *main_columns(summary),
+    ]
     lines = [
         [column.heading.replace("-\n", "-").replace("\n", " ") for column in columns],
         ["---", *["---:"] * (len(columns) - 1)],
@@ -106,6 +110,15 @@ def stage_columns() -> list[Column]:
     ]
 
 
+def _policies(summary: Summary) -> str:
+    """Which arms keep position ids and which renumber them: it decides accuracy, so it is always shown."""
+    arms: dict[str, list[str]] = {}
+    for row in summary.arms:
+        if row.positions:
+            arms.setdefault(" then ".join(row.positions), []).append(row.arm)
+    return "; ".join(f"{policy}: {', '.join(names)}" for policy, names in arms.items())
+
+
 def captions(summary: Summary) -> Iterator[str]:
     """How the numbers were made."""
     yield f"[{summary.level:.0%}]: interval clustered by video (Wilson on an effective sample size, Student's t)."
@@ -113,6 +126,8 @@ def captions(summary: Summary) -> Iterator[str]:
         yield f"vs {BASELINE}: percentage points; x {BASELINE}, speed-up: of means; over the questions both arms have."
     else:
         yield f"No arm is named {BASELINE}: there is nothing to compare with."
+    if policies := _policies(summary):
+        yield f"Position ids: {policies}."
     yield "FLOPs: 2 a multiply-add, of each query's own length, without padding."
     yield "ms a query: mean, decoded frames to answer; what a batch shares is divided evenly in the batch."
     if summary.speedup_ceiling is not None:

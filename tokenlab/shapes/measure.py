@@ -129,11 +129,11 @@ def _facts(run: Run, num_videos: int, num_questions: int) -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "numpy", "av", "decord2"))
     return "\n".join(
         [
-            f"Measured on {num_questions} questions about {num_videos} validation videos (seeds {first} to "
-            f"{first + num_videos - 1}), never trained on but watched while the recipe was made; the test seeds (from "
-            f"{FIRST_SEED['test']}) were not. Videos are H.264 read back through decord; answers are greedy "
-            "`generate` of this checkpoint with all frames. *Blind* shows each question another video. The interval "
-            "is Wilson's over questions; those of one video are not independent.",
+            f"Measured on {num_questions} questions about {num_videos} validation videos (seeds {first} to",
+            f"{first + num_videos - 1}), never trained on but watched while the recipe was made; the test seeds (from",
+            f"{FIRST_SEED['test']}) were not. Videos are H.264 read back through decord; answers are greedy `generate`",
+            "of this checkpoint with all frames. *Blind* shows each question another video. The interval is Wilson's",
+            "over questions; those of one video are not independent.",
             "",
             f"- command: `{run.command}` (seed {run.seed}, {run.videos} training videos)",
             f"- training: CLIP {run.clip_seconds / 60:.1f} min, LLaVA {run.llava_seconds / 60:.1f} min; the whole call, "
@@ -155,6 +155,7 @@ _CLIP = """# tokenlab shapes: a tiny CLIP
 
 `CLIPModel` whose vision tower is the one inside `../llava`; its text side puts words and patches into one space."""
 
-_LIMITS = """Limits: one seed; questions from templates; test videos come from the distribution of the training videos. Regions in
-CLIP's training are loose boxes of the renderer, so text and patches agree better than in a CLIP from the web, and
-text-guided methods are flattered. Scores on these videos rank implementations; they predict nothing about real models."""
+_LIMITS = """Limits: one seed; questions from templates; test videos come from the distribution of the training videos.
+Regions in CLIP's training are loose boxes of the renderer, so text and patches agree better than in a CLIP from the
+web, and text-guided methods are flattered. Scores on these videos rank implementations; they predict nothing about real
+models."""

@@ -42,19 +42,30 @@ class Plan:
         validate_every: steps of the second stage between two looks at the validation videos.
     """
 
-    videos: int = 10_000
-    validation_videos: int = 220
-    questions_per_video: int = 5
-    clip: Schedule = field(default=Schedule(1800, 1.5e-3))
-    clip_frames: int = 64
-    llava: Schedule = field(default=Schedule(3000, 1.5e-3, warmup=100))
-    phases: tuple[Phase, ...] = (
+    videos: int
+    validation_videos: int
+    questions_per_video: int
+    clip: Schedule
+    clip_frames: int
+    llava: Schedule
+    phases: tuple[Phase, ...]
+    validate_every: int
+
+
+FULL = Plan(
+    videos=10_000,
+    validation_videos=220,
+    questions_per_video=5,
+    clip=Schedule(1800, 1.5e-3),
+    clip_frames=64,
+    llava=Schedule(3000, 1.5e-3, warmup=100),
+    phases=(
         Phase(300, 1, 1, 1.0, 24),
         Phase(700, 2, 8, 0.0, 64),
         Phase(3000, 2, NUM_FRAMES, 0.45, 96),
-    )
-    validate_every: int = 250
-
+    ),
+    validate_every=250,
+)
 
 SMOKE = Plan(
     videos=24,
@@ -146,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"{args.output} holds an earlier run: add --resume to go on with it, or name another folder")
     given = sys.argv[1:] if arguments is None else arguments
     command = shlex.join(["python", "-m", "tokenlab.shapes.recipe", *map(str, given)])
-    run(args.output, SMOKE if args.smoke else Plan(), args.seed, command)
+    run(args.output, SMOKE if args.smoke else FULL, args.seed, command)
 
 
 if __name__ == "__main__":

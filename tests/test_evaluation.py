@@ -1,0 +1,258 @@
+"""Whole runs: a real Trainer, real mp4s through decord, records on disk."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from lightning import Trainer
+
+from tokenlab.cli import main
+from tokenlab.compressors import REGISTRY
+from tokenlab.data.jsonl import Jsonl
+from tokenlab.errors import UserError
+from tokenlab.evaluation import Evaluation
+from tokenlab.metrics.record import Record
+from tokenlab.metrics.summary import read_records
+from tokenlab.models.settings import MLLM
+from tokenlab.report.run import RunFolder
+
+ARMS = {
+    "full": [],
+    "random": [("random", 0.4)],
+    "similarity": [("similarity", 0.4)],
+    "topic": [("topic", 0.4)],
+    "joint": [("similarity", 0.5), ("text", 0.4)],
+    "off": [("topic", 1.0)],
+}
+
+
+def write_video(path: Path, num_frames: int, seed: int = 0) -> None:
+    rng = np.random.default_rng(seed)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=4)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for _ in range(num_frames):
+            picture = np.kron(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8), np.ones((8, 8, 1), dtype=np.uint8))
+            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory) -> Path:
+    """Good videos of three lengths, and every kind of bad one, with questions about each."""
+    root = tmp_path_factory.mktemp("videos")
+    for index, num_frames in enumerate((5, 8, 1)):
+        write_video(root / f"good{index}.mp4", num_frames, seed=index)
+    whole = (root / "good0.mp4").read_bytes()
+    (root / "truncated.mp4").write_bytes(whole[: len(whole) // 2])
+    (root / "empty.mp4").write_bytes(b"")
+    (root / "text.mp4").write_text("not a video")
+    good = [
+        {"video": f"good{v}.mp4", "question": question, "answer": "red", "type": kind}
+        for v in range(3)
+        for question, kind in (("what colour is the circle ?", "colour"), ("where is the red ring at the end ?", "position"))
+    ]
+    bad = [
+        {"video": name, "question": "what colour is the circle ?", "answer": "red", "type": "colour"}
+        for name in ("missing.mp4", "truncated.mp4", "empty.mp4", "text.mp4")
+    ]
+    bad += [
+        {"video": "good0.mp4", "question": " ", "answer": "red", "type": "colour"},
+        {"video": "good0.mp4", "question": "red " * 600, "answer": "red", "type": "colour"},
+        {"video": "good0.mp4", "question": "what is <image> ?", "answer": "red", "type": "colour"},
+    ]
+    for name, rows in (("good", good), ("bad", good + bad)):
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+def evaluate(checkpoint: Path, videos: Path, folder: Path, arms=ARMS, *, questions="good", **data) -> list[Record]:
+    pipelines = {
+        arm: [REGISTRY[name](retention_ratio=ratio) for name, ratio in steps] for arm, steps in arms.items()
+    }
+    settings = MLLM(checkpoint=str(checkpoint), max_new_tokens=5, batch_size=data.pop("llm_batch", 8))
+    module = Evaluation(settings, pipelines, seed=data.pop("seed", 0))
+    data = {"num_frames": 6, "num_workers": 0, **data}
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[RunFolder(str(folder))],
+    )
+    trainer.validate(module, Jsonl(str(videos / f"{questions}.jsonl"), **data), verbose=False)
+    return read_records(folder / "records.jsonl")
+
+
+def answers(records: list[Record]) -> dict[tuple[str, str], str | None]:
+    return {(record.arm, record.uid): record.answer for record in records}
+
+
+def steady(record: Record) -> dict:
+    """A record without what a clock measured."""
+    return {k: v for k, v in record.__dict__.items() if k not in ("milliseconds", "peak_memory_bytes")}
+
+
+@pytest.fixture(scope="module", params=["llava", "llava_onevision"])
+def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def records(family, checkpoints, videos, tmp_path_factory) -> list[Record]:
+    return evaluate(checkpoints[family], videos, tmp_path_factory.mktemp("run") / "run")
+
+
+def test_every_arm_answers_every_sample(records):
+    assert Counter(record.arm for record in records) == dict.fromkeys(ARMS, 6)
+    assert all(record.status == "ok" and record.answer is not None for record in records)
+    assert len({record.arm_hash for record in records}) == len(ARMS)
+
+
+def test_counts_come_from_what_was_applied(records):
+    by_arm = {arm: [r for r in records if r.arm == arm] for arm in ARMS}
+    for full, joint, off in zip(by_arm["full"], by_arm["joint"], by_arm["off"], strict=True):
+        assert full.visual_tokens_in == full.visual_tokens_out == joint.visual_tokens_in
+        assert joint.visual_tokens_out < full.visual_tokens_out or full.frames_encoded == 1
+        assert full.prompt_tokens == full.prefill_tokens == joint.prompt_tokens
+        assert full.prompt_tokens - joint.prefill_tokens >= full.visual_tokens_out - joint.visual_tokens_out
+        assert [name for name, _ in joint.tokens_after] == ["similarity", "text"]
+        assert joint.tokens_after[-1][1] == joint.visual_tokens_out
+        assert joint.positions == ["renumber", "keep"]
+        assert joint.flops.prefill < full.flops.prefill
+        assert joint.flops.tower == full.flops.tower
+        assert (off.answer, off.flops, off.positions) == (full.answer, full.flops, [])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"llm_batch": 1}, {"batch_size": 3, "llm_batch": 4}, {"num_workers": 2}],
+    ids=["one prompt at a time", "several clips at a time", "two workers"],
+)
+def test_batches_and_workers_change_nothing(family, records, checkpoints, videos, tmp_path, change):
+    again = evaluate(checkpoints[family], videos, tmp_path / "run", **change)
+    assert sorted(map(str, map(steady, again))) == sorted(map(str, map(steady, records)))
+
+
+def test_order_and_set_of_arms_change_nothing(family, records, checkpoints, videos, tmp_path):
+    fewer = {arm: ARMS[arm] for arm in ("joint", "random", "full")}
+    again = answers(evaluate(checkpoints[family], videos, tmp_path / "run", fewer))
+    assert again == {key: answer for key, answer in answers(records).items() if key[0] in fewer}
+
+
+def test_noise_follows_the_seed(checkpoints, videos, tmp_path):
+    arms = {"random": [("random", 0.2)]}
+    runs = [
+        answers(evaluate(checkpoints["llava"], videos, tmp_path / str(k), arms, seed=seed))
+        for k, seed in enumerate((0, 0, 1))
+    ]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_the_tower_runs_once_a_video(checkpoints, videos, tmp_path, monkeypatch):
+    """Whatever the number of arms and questions; the arms here all see the same frames."""
+    frames_seen = []
+    load = Evaluation.setup
+
+    def counted(self, stage):
+        load(self, stage)
+        tower = self.mllm.model.model.vision_tower
+        tower.register_forward_hook(lambda _, args, kwargs, __: frames_seen.append(len(args[0])), with_kwargs=True)
+
+    monkeypatch.setattr(Evaluation, "setup", counted)
+    evaluate(checkpoints["llava"], videos, tmp_path / "run")
+    assert frames_seen == [5, 6, 1]
+
+
+def test_bad_samples_are_recorded_and_the_rest_goes_on(checkpoints, videos, tmp_path):
+    arms = {arm: ARMS[arm] for arm in ("full", "joint")}
+    found = evaluate(checkpoints["llava"], videos, tmp_path / "run", arms, questions="bad")
+    failed = [record for record in found if record.status == "failed"]
+    assert len(found) == 2 * 13
+    assert len(failed) == 2 * 7
+    assert all(record.correct is False and record.answer is None for record in failed)
+    reasons = " | ".join(record.error for record in failed)
+    for words in ("missing.mp4", "truncated.mp4", "empty.mp4", "text.mp4", "question is empty", "context", "placeholder"):
+        assert words in reasons, reasons
+    good = answers([record for record in found if record.status == "ok"])
+    clean = answers(evaluate(checkpoints["llava"], videos, tmp_path / "clean", arms))
+    assert sorted(map(str, good.values())) == sorted(map(str, clean.values()))
+
+
+def test_pixels_that_are_not_finite_are_recorded(checkpoints, videos, tmp_path, monkeypatch):
+    from tokenlab.models.prompts import PromptWriter
+
+    plain = PromptWriter.pixels
+
+    def poisoned(self, frames):
+        pixels, replacements = plain(self, frames)
+        return (pixels * float("nan") if len(frames.numbers) == 5 else pixels), replacements
+
+    monkeypatch.setattr(PromptWriter, "pixels", poisoned)
+    found = evaluate(checkpoints["llava"], videos, tmp_path / "run")
+    assert Counter(record.status for record in found) == {"ok": 4 * len(ARMS), "failed": 2 * len(ARMS)}
+    assert all("not finite" in record.error for record in found if record.status == "failed")
+
+
+def test_impossible_arms_stop_before_weights_load(checkpoints, monkeypatch):
+    monkeypatch.setattr("tokenlab.models.frozen.load_model", lambda _: pytest.fail("weights were loaded"))
+    text = REGISTRY["text"](retention_ratio=0.5, space="clip")
+    with pytest.raises(UserError, match=r"model\.pipelines\.mine: text cannot run on LLaVA-1\.5.*joint space"):
+        Evaluation(MLLM(checkpoint=str(checkpoints["llava"])), {"mine": [text]})
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "message"),
+    [
+        ("nobody/knows-this", "hub id that this machine can reach"),
+        ("./not-here", "there is no folder"),
+        ("plainname", "there is no folder"),
+    ],
+)
+def test_unknown_checkpoints_say_what_to_do(checkpoint, message):
+    with pytest.raises(UserError, match=message) as caught:
+        Evaluation(MLLM(checkpoint=checkpoint), {"full": []})
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_other_families_are_named(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava_next"}))
+    with pytest.raises(UserError, match="supported are llava, llava_onevision"):
+        Evaluation(MLLM(checkpoint=str(tmp_path)), {"full": []})
+
+
+def test_failures_show_in_the_exit_code(checkpoints, videos, tmp_path, capsys):
+    common = [
+        f"--model.mllm.checkpoint={checkpoints['llava']}",
+        "--model.pipelines.full=[]",
+        "--model.pipelines.topic=[{topic: {retention_ratio: 0.4}}]",
+        "--data.num_workers=0",
+        "--trainer.accelerator=cpu",
+    ]
+    for name, code in (("good", 0), ("bad", 3)):
+        data = [f"--data={{jsonl: {{file: {videos / f'{name}.jsonl'}, num_frames: 6}}}}"]
+        assert main(["validate", *data, *common, f"--run.folder={tmp_path / name}"]) == code
+        printed = capsys.readouterr().out
+        assert re.search(r"topic .* 4\d\.\d", printed), printed
+        assert ("failed" in printed) == (code == 3)
+        assert {path.name for path in (tmp_path / name).iterdir()} >= {"records.jsonl", "summary.json", "config.yaml"}
+
+
+def test_chance_without_training(checkpoints):
+    """The fingerprint tells weights apart, so that a swapped checkpoint is never taken for the old one."""
+    from tokenlab.models.loading import load_model, weights_fingerprint
+
+    model = load_model(MLLM(checkpoint=str(checkpoints["llava"])))
+    before = weights_fingerprint(model)
+    with torch.no_grad():
+        model.lm_head.weight.add_(1e-3)
+    assert weights_fingerprint(model) != before
