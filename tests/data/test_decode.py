@@ -3,13 +3,12 @@ import shutil
 from pathlib import Path
 
 import av
-import decord
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlab.data import MediaError, decode
+from tokenlab.data import MediaError, decode, video
 from tokenlab.data.video import _seconds, refuse_unmaintained_decord, spread
 from tokenlab.errors import SampleError, UserError
 
@@ -37,7 +36,7 @@ def test_seconds_are_the_container_s_where_the_rate_varies(tmp_path, write_video
 
 @pytest.mark.parametrize("starts", [[0.0, np.nan, 0.2], [0.0, 0.0, 0.0], [0.0, 0.2, 0.1]])
 def test_seconds_fall_back_on_the_rate(starts):
-    class Reader(decord.VideoReader):
+    class Reader(video.decord.VideoReader):
         def __init__(self):
             self._handle = None  # no file is open
 

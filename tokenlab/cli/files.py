@@ -66,7 +66,7 @@ def read_yaml(path: Path) -> Any:
 def find_config(name: str) -> Path:
     """The file that `--config NAME` means: a path as typed, or the name of a config that comes along."""
     path = Path(name)
-    if path.exists() or path.name != name:
+    if path.is_file() or path.name != name:
         return path
     file_name = name if path.suffix in (".yaml", ".yml") else f"{name}.yaml"
     for folder in SHIPPED:
