@@ -58,7 +58,10 @@ def videos(tmp_path_factory) -> Path:
     good = [
         {"video": f"good{v}.mp4", "question": question, "answer": "red", "type": kind}
         for v in range(3)
-        for question, kind in (("what colour is the circle ?", "colour"), ("where is the red ring at the end ?", "position"))
+        for question, kind in (
+            ("what colour is the circle ?", "colour"),
+            ("where is the red ring at the end ?", "position"),
+        )
     ]
     bad = [
         {"video": name, "question": "what colour is the circle ?", "answer": "red", "type": "colour"}
@@ -75,9 +78,7 @@ def videos(tmp_path_factory) -> Path:
 
 
 def evaluate(checkpoint: Path, videos: Path, folder: Path, arms=ARMS, *, questions="good", **data) -> list[Record]:
-    pipelines = {
-        arm: [REGISTRY[name](retention_ratio=ratio) for name, ratio in steps] for arm, steps in arms.items()
-    }
+    pipelines = {arm: [REGISTRY[name](retention_ratio=ratio) for name, ratio in steps] for arm, steps in arms.items()}
     settings = MLLM(checkpoint=str(checkpoint), max_new_tokens=5, batch_size=data.pop("llm_batch", 8))
     module = Evaluation(settings, pipelines, seed=data.pop("seed", 0))
     data = {"num_frames": 6, "num_workers": 0, **data}
@@ -181,7 +182,15 @@ def test_bad_samples_are_recorded_and_the_rest_goes_on(checkpoints, videos, tmp_
     assert len(failed) == 2 * 7
     assert all(record.correct is False and record.answer is None for record in failed)
     reasons = " | ".join(record.error for record in failed)
-    for words in ("missing.mp4", "truncated.mp4", "empty.mp4", "text.mp4", "question is empty", "context", "placeholder"):
+    for words in (
+        "missing.mp4",
+        "truncated.mp4",
+        "empty.mp4",
+        "text.mp4",
+        "question is empty",
+        "context",
+        "placeholder",
+    ):
         assert words in reasons, reasons
     good = answers([record for record in found if record.status == "ok"])
     clean = answers(evaluate(checkpoints["llava"], videos, tmp_path / "clean", arms))
@@ -206,7 +215,7 @@ def test_pixels_that_are_not_finite_are_recorded(checkpoints, videos, tmp_path, 
 def test_impossible_arms_stop_before_weights_load(checkpoints, monkeypatch):
     monkeypatch.setattr("tokenlab.models.frozen.load_model", lambda _: pytest.fail("weights were loaded"))
     text = REGISTRY["text"](retention_ratio=0.5, space="clip")
-    with pytest.raises(UserError, match=r"model\.pipelines\.mine: text cannot run on LLaVA-1\.5.*joint space"):
+    with pytest.raises(UserError, match=r"model\.pipelines\.mine: text cannot run on LLaVA-1\.5.*auxiliary"):
         Evaluation(MLLM(checkpoint=str(checkpoints["llava"])), {"mine": [text]})
 
 

@@ -16,7 +16,7 @@ def test_budget_is_rounded_and_never_empty(ratio, total):
 def test_spread_is_even(count, extra):
     places = spread(count, count + extra).tolist()
     assert sorted(set(places)) == places
-    assert 0 <= places[0]
+    assert places[0] >= 0
     assert places[-1] < count + extra
     gaps = [b - a for a, b in zip(places, places[1:], strict=False)]
     assert not gaps or max(gaps) - min(gaps) <= 1

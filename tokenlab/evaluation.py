@@ -17,7 +17,7 @@ from tokenlab.metrics.accuracy import exact_match
 from tokenlab.metrics.record import Flops, Milliseconds, Record
 from tokenlab.models.costs import ModelCosts
 from tokenlab.models.frozen import Answer, Encodings, FrozenMLLM
-from tokenlab.models.loading import weights_fingerprint
+from tokenlab.models.loading import load_config, weights_fingerprint
 from tokenlab.models.settings import MLLM
 from tokenlab.report.run import RunFolder
 from tokenlab.tensors import Trace
@@ -50,13 +50,14 @@ class Evaluation(LightningModule):
         self.pipelines = {arm: Pipeline(tuple(compressors)) for arm, compressors in pipelines.items()}
         self.needs = frozenset().union(*(pipeline.needs() for pipeline in self.pipelines.values()))
         self.mllm = FrozenMLLM(mllm, seed)
-        self.mllm.family.check(self.pipelines)
+        self.mllm.family.check(self.pipelines, mllm.auxiliary)
         self.num_failed = 0
 
     def setup(self, stage: str) -> None:
         """Loads the model and prices it."""
         self.mllm.load()
-        self.costs = ModelCosts(self.mllm.config, self.mllm.family)
+        clip = load_config(self.mllm.settings, "clip") if self.mllm.clip is not None else None
+        self.costs = ModelCosts(self.mllm.config, self.mllm.family, clip)
         self.arms = self._name_arms()
         self.run_folder.questions_planned = self._count_questions(stage)
 
@@ -149,6 +150,7 @@ def flops(trace: Trace, costs: ModelCosts) -> Flops:
     return Flops(
         tower=costs.tower(frames),
         projector=costs.projector(frames),
+        auxiliary=costs.auxiliary(trace.auxiliary_frames, trace.auxiliary_text),
         prefill=costs.prefill(trace.prefill_tokens),
         decode=costs.decode(trace.prefill_tokens, trace.generated_tokens - 1),
     )

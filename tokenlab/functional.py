@@ -77,9 +77,10 @@ def coarse_grid(ratio: float, rows: int, columns: int) -> tuple[int, int]:
     limit = budget(ratio, rows * columns)
     shapes = [(h, min(columns, limit // h)) for h in range(1, min(rows, limit) + 1)]
 
-    def fit(shape: tuple[int, int]) -> tuple[float, int]:
-        height, width = shape
-        stretch = max(height * columns, width * rows) / min(height * columns, width * rows)
-        return height * width / stretch, -height
+    return max(shapes, key=lambda shape: (shape[0] * shape[1] / _stretch(*shape, rows, columns), -shape[0]))
 
-    return max(shapes, key=fit)
+
+def _stretch(height: int, width: int, rows: int, columns: int) -> float:
+    """How far a grid's shape is from the frame's; 1 where they are the same."""
+    ratio = (height * columns) / (width * rows)
+    return max(ratio, 1 / ratio)

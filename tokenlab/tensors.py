@@ -72,7 +72,8 @@ class Reduction:
     ) -> Reduction:
         """Merges: entry j adds `weight[j]` times token `member[j]` to slot `slot[j]`, entries in any order.
 
-        >>> mean = Reduction.merge(torch.tensor([0]), torch.tensor([0, 0]), torch.tensor([0, 1]), torch.full((2,), 0.5), 2)
+        >>> slot, member = torch.tensor([0, 0]), torch.tensor([0, 1])
+        >>> mean = Reduction.merge(torch.tensor([0]), slot, member, torch.full((2,), 0.5), num_inputs=2)
         >>> mean.apply(torch.tensor([[1.0], [3.0]]))
         tensor([[2.]])
         """
@@ -111,7 +112,7 @@ class Reduction:
             raise ValueError("a reduction keeps the same token twice")
         return self
 
-    def apply(self, values: Shaped[Tensor, "n *rest"], combine: Combine = "weights") -> Shaped[Tensor, "m *rest"]:
+    def apply(self, values: Shaped[Tensor, "n ..."], combine: Combine = "weights") -> Shaped[Tensor, "m ..."]:
         """Reduces any per-token values; untouched tokens keep their bits, merged ones are summed in float32."""
         kept = values[self.anchor]
         if not self.merges:
@@ -255,6 +256,8 @@ class Trace:
     prefill_tokens: int  # length of the sequence the LLM read
     frames_encoded: tuple[int, ...]  # per medium: frames that went through the tower
     generated_tokens: int = 0  # tokens produced, the end-of-sequence token included
+    auxiliary_frames: int = 0  # frames that an auxiliary encoder read for this arm
+    auxiliary_text: tuple[int, ...] = ()  # lengths of the texts that it read
 
     @property
     def visual_tokens_in(self) -> int:

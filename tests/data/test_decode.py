@@ -134,6 +134,27 @@ def test_file_whose_pictures_are_cut_off_or_damaged(tmp_path, write_video, capfd
         _assert_one_line(tmp_path / name, "cannot be decoded: it is damaged or cut off", capfd)
 
 
+def test_frames_that_decord_would_replace_by_their_neighbours(tmp_path, capfd):
+    """MPEG-4 pictures that say "skipped" (vop_coded 0) are counted by the index, but never decoded."""
+    with av.open(str(tmp_path / "skips.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        picture = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+        packets = [packet for i in range(21) for packet in stream.encode(picture if i < 20 else None)]
+        for i, packet in enumerate(packets):
+            skipped = av.Packet(bytes([0, 0, 1, 0xB6, 0x50 | i % 10, 0x9F]))
+            skipped.pts, skipped.dts, skipped.time_base, skipped.stream = (
+                packet.pts,
+                packet.dts,
+                packet.time_base,
+                stream,
+            )
+            container.mux(skipped if 4 < i < 9 else packet)
+    with pytest.raises(MediaError, match="cannot be decoded"):
+        decode(tmp_path / "skips.mp4", 20)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_damage_elsewhere_does_not_outlast_the_file(tmp_path, write_video):
     good = write_video(tmp_path / "good.mp4")
     (tmp_path / "bad.mp4").write_bytes(good.read_bytes()[:-50])

@@ -21,7 +21,7 @@ def record(uid, arm, answer="red", **fields):
         "visual_tokens_out": int(100 * share),
         "tokens_after": [] if arm == "full" else [("pool", 80), ("pool", 50)],
         "prefill_tokens": int(100 * share) + 20,
-        "flops": Flops(1000, 100, int(4000 * share), 100),
+        "flops": Flops(1000, 100, 0, int(4000 * share), 100),
         "milliseconds": Milliseconds(10.0, 0.0 if arm == "full" else 1.0, 40.0 * share, 5.0),
     }
     fields = {"correct": answer == "red", **defaults, **fields}

@@ -30,6 +30,7 @@ class KeepAll(GridReduction):
 
     name: ClassVar[str] = "keep_all"
     leaves_full_grid: ClassVar[bool] = True
+    has_native_budget: ClassVar[bool] = True
     retention_ratio: float | None = None
 
     def reduce_grid(self, view: GridView) -> Reduction:

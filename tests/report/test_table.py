@@ -31,7 +31,7 @@ def records(arms, types=("color", "direction of motion"), questions=12):
                 correct=(index + place) % 5 > 0,
                 visual_tokens_in=112_896,
                 visual_tokens_out=112_896 // (1 + place),
-                flops=Flops(123 * 10**12, 10**9, 456 * 10**12 // (1 + place), 10**9),
+                flops=Flops(123 * 10**12, 10**9, 0, 456 * 10**12 // (1 + place), 10**9),
                 milliseconds=Milliseconds(1234.5, float(place), 56_789.0 / (1 + place), 10.0),
                 peak_memory_bytes=(17 + place) * 2**30,
             )
@@ -105,7 +105,9 @@ def test_type_table_turns_when_that_needs_fewer_tables():
 def test_markdown_has_one_row_an_arm_and_escapes_bars():
     lines = markdown_table(summarise(list(records(["full", "a|b"])))).splitlines()
     assert len(lines) == 4
-    assert lines[0].startswith("| arm | positions | visual tokens | kept % | accuracy % [95%] | vs full | TFLOPs a query |")
+    assert lines[0].startswith(
+        "| arm | positions | visual tokens | kept % | accuracy % [95%] | vs full | TFLOPs a query |"
+    )
     assert lines[1].startswith("| --- | ---: |")
     assert lines[3].startswith("| a\\|b | - | 56,448 | 50.0 |")
     assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|")

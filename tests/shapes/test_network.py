@@ -44,7 +44,9 @@ def test_shipped_clip_loads_and_shares_its_tower() -> None:
     assert all(torch.equal(weight, tower[name]) for name, weight in clip.vision_model.state_dict().items())
     tokenizer = AutoTokenizer.from_pretrained(SHIPPED / "clip")
     assert tokenizer.decode(tokenizer("A red circle?")["input_ids"]) == "<bos> a red circle ? <eos>"
-    pixels = AutoProcessor.from_pretrained(SHIPPED / "clip")(images=[render(Scene.from_seed(0))[0]], return_tensors="pt")
+    pixels = AutoProcessor.from_pretrained(SHIPPED / "clip")(
+        images=[render(Scene.from_seed(0))[0]], return_tensors="pt"
+    )
     assert clip.get_image_features(**pixels).pooler_output.shape == (1, 128)
 
 

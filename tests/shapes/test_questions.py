@@ -7,7 +7,7 @@ from tokenlab.shapes.questions import ALL_FRAMES, TYPES, Question, questions, sa
 from tokenlab.shapes.splits import seeds
 from tokenlab.shapes.world import NUM_FRAMES, Scene, State, Thing
 
-SCENES = [Scene.from_seed(seed) for seed in seeds("train", 400)]
+SCENES = [Scene.from_seed(seed) for seed in seeds("train", 150)]
 
 
 def looks(thing: Thing) -> list[State | None]:
@@ -93,10 +93,10 @@ def test_what_was_not_shown_is_not_asked() -> None:
     scene = next(scene for scene in SCENES if any(thing.event == "appears" for thing in scene.things))
     thing = next(thing for thing in scene.things if thing.event == "appears")
     before = range(1, thing.frame)
-    assert not any(thing.shape in question.text or "end" in question.text for question in questions(scene, before))
+    assert not any(thing.shape in question.text for question in questions(scene, before))
 
 
-@pytest.mark.parametrize(("videos", "per_video"), [(70, 3), (100, 3), (11, 1), (40, 5)])
+@pytest.mark.parametrize(("videos", "per_video"), [(70, 3), (100, 3), (11, 1), (200, 4)])
 def test_types_have_equal_shares(videos: int, per_video: int) -> None:
     chosen = sample_questions([Scene.from_seed(seed) for seed in seeds("validation", videos)], per_video)
     assert [len(set(asked)) for asked in chosen] == [per_video] * videos

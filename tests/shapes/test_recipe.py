@@ -49,8 +49,10 @@ def test_interrupted_in_both_stages_and_resumed_is_the_same(
 
 
 def test_an_earlier_run_is_not_overwritten(finished: Path) -> None:
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="earlier run"):
         recipe.main(["--output", str(finished), "--smoke"])
+    with pytest.raises(SystemExit, match="another seed"):
+        recipe.main(["--output", str(finished), "--smoke", "--resume", "--seed", "1"])
 
 
 def test_wilson_interval() -> None:

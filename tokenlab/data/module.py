@@ -106,15 +106,15 @@ class QuestionData(LightningDataModule, ABC):
         """Reads the questions, so that a fault in them shows before anything is computed."""
         self.entries(SPLITS[stage])
 
-    def val_dataloader(self) -> DataLoader[list[Clip]]:
+    def val_dataloader(self) -> DataLoader[Clip]:
         """What `validate` asks."""
         return self._loader("validation")
 
-    def test_dataloader(self) -> DataLoader[list[Clip]]:
+    def test_dataloader(self) -> DataLoader[Clip]:
         """What `test` asks."""
         return self._loader("test")
 
-    def predict_dataloader(self) -> DataLoader[list[Clip]]:
+    def predict_dataloader(self) -> DataLoader[Clip]:
         """What `predict` asks: answers need not be known."""
         return self._loader("predict")
 
@@ -122,7 +122,7 @@ class QuestionData(LightningDataModule, ABC):
         """Leaves raw frames where they are: the model side moves what its processor makes of them."""
         return batch
 
-    def _loader(self, split: Split) -> DataLoader[list[Clip]]:
+    def _loader(self, split: Split) -> DataLoader[Clip]:
         return DataLoader(
             ClipDataset(self.entries(split), self.num_frames),
             batch_size=self.batch_size,

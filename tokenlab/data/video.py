@@ -24,7 +24,7 @@ PLAYLISTS = frozenset({"concat", "dash", "hls", "sdp"})
 """Formats that name other files, which would be read from outside the folder that media are confined to."""
 
 NO_SUBSTITUTES = 1e-9
-"""Share of frames that decord may silently replace by their neighbours, where they cannot be decoded: none."""
+"""Share of frames that decord may replace by a neighbour where the file holds fewer than it says (one still passes)."""
 
 
 class MediaError(SampleError):
@@ -55,7 +55,12 @@ def decode(path: str | os.PathLike[str], num_frames: int) -> Frames:
     kind = _probe(path)
     try:
         # One thread: DataLoader workers are the parallelism, and a reader for every core would cost memory.
-        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1, fault_tol=NO_SUBSTITUTES)
+        reader = decord.VideoReader(
+            str(path),
+            ctx=decord.cpu(0),
+            num_threads=1,
+            fault_tol=NO_SUBSTITUTES,  # pyright: ignore[reportArgumentType]
+        )
         numbers = spread(len(reader), num_frames)
         return Frames(reader.get_batch(numbers).asnumpy(), numbers, _seconds(reader, numbers))
     except (RuntimeError, decord.DECORDError, decord.DECORDLimitReachedError) as error:

@@ -13,13 +13,14 @@ class Flops:
 
     tower: int = 0
     projector: int = 0
+    auxiliary: int = 0  # further encoders, where the arm uses one
     prefill: int = 0
     decode: int = 0
 
     @property
     def total(self) -> int:
-        """All four parts."""
-        return self.tower + self.projector + self.prefill + self.decode
+        """All parts."""
+        return self.tower + self.projector + self.auxiliary + self.prefill + self.decode
 
 
 @dataclass(frozen=True)

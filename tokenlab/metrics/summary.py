@@ -22,6 +22,7 @@ class FlopMeans:
 
     tower: float
     projector: float
+    auxiliary: float
     prefill: float
     decode: float
     total: float
@@ -244,6 +245,7 @@ def _cost(records: list[Record]) -> Cost:
         flops=FlopMeans(
             tower=mean(lambda r: r.flops.tower),
             projector=mean(lambda r: r.flops.projector),
+            auxiliary=mean(lambda r: r.flops.auxiliary),
             prefill=mean(lambda r: r.flops.prefill),
             decode=mean(lambda r: r.flops.decode),
             total=mean(lambda r: r.flops.total),

@@ -8,14 +8,18 @@ throughout, so that the polynomial equals the counter to the FLOP at every lengt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import cached_property
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
-from transformers import AutoModelForImageTextToText, DynamicCache, PretrainedConfig
+from transformers import AutoModel, AutoModelForImageTextToText, DynamicCache, PretrainedConfig
 
+from tokenlab.models.auxiliary import embed_patches, embed_text
 from tokenlab.models.families import Family
 
 
@@ -30,16 +34,18 @@ def counter() -> FlopCounterMode:
 
 
 class ModelCosts:
-    """What tower, projector and LLM cost, without weights.
+    """What tower, projector, LLM and auxiliary encoder cost, without weights.
 
     Args:
         config: The checkpoint's config.
         family: Its family's facts.
+        clip: The config of the auxiliary CLIP model, where there is one.
     """
 
-    def __init__(self, config: PretrainedConfig, family: Family) -> None:
+    def __init__(self, config: PretrainedConfig, family: Family, clip: PretrainedConfig | None = None) -> None:
         self.config, self.family = config, family
         with torch.device("meta"):
+            self.clip = None if clip is None else AutoModel.from_config(clip, attn_implementation="sdpa").eval()
             self.model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa").eval()
         self.text = config.get_text_config()
 
@@ -61,6 +67,30 @@ class ModelCosts:
     def projector(self, frames: int) -> int:
         """Everything between tower and LLM."""
         return self._vision[1] * frames
+
+    def auxiliary(self, frames: int, texts: Sequence[int]) -> int:
+        """The auxiliary encoder over frames and texts of the given lengths; 0 where it read none."""
+        if not frames or self.clip is None:
+            return 0
+        return self._clip_frame * frames + sum(_evaluate(self._clip_text, length) for length in texts)
+
+    @cached_property
+    def _clip_frame(self) -> int:
+        clip: Any = self.clip
+        side = clip.config.vision_config.image_size
+        with counter() as count, torch.no_grad():
+            embed_patches(clip, torch.empty((1, 3, side, side), device="meta", dtype=clip.dtype))
+        return count.get_total_flops()
+
+    @cached_property
+    def _clip_text(self) -> list[Fraction]:
+        clip: Any = self.clip
+        points = []
+        for length in (1, 2, 3):
+            with counter() as count, torch.no_grad():
+                embed_text(clip, torch.zeros((1, length), device="meta", dtype=torch.long))
+            points.append((length, count.get_total_flops()))
+        return _fit(points)
 
     @cached_property
     def _prefill(self) -> list[Fraction]:
@@ -99,7 +129,7 @@ def _fit(points: list[tuple[int, int]]) -> list[Fraction]:
     values = [Fraction(value) for _, value in points]
     coefficients = [values[0]]
     for order in range(1, len(values)):
-        values = [(later - earlier) / order for earlier, later in zip(values, values[1:], strict=False)]
+        values = [(later - earlier) / order for earlier, later in pairwise(values)]
         coefficients.append(values[0])
     return coefficients
 

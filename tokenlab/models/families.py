@@ -5,9 +5,8 @@ The rows name parts of stock transformers classes; nothing is patched and no for
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Literal
@@ -37,7 +36,7 @@ class Family:
         attention: Where the tower's attention modules are, by layer; each has `config` for its kernel.
         has_cls: Whether row 0 of the tower's output is a class token.
         separators: Placeholders after a video's grid tokens, such as OneVision's newline.
-        pool: The model's own method that brings tower patches `[t, p, d]` to the token grid; empty where none is needed.
+        pool: The model's own method that brings tower patches `[t, p, d]` to the token grid; empty where none is.
         grid: Rows and columns of a frame's token grid, from the config.
         frame_text: The text before each frame, with `{number}` (from 1) or `{seconds}`; a checkpoint's config may
             carry its own under the same key.
@@ -81,33 +80,36 @@ class Family:
         """Brings one value per tower patch to the token grid, exactly as the tokens get there."""
         return getattr(model.model, self.pool)(patches) if self.pool else patches
 
-    def offers(self, need: Evidence) -> str | None:
-        """None where the family can give this evidence, else why not."""
+    def lacks(self, need: Evidence, auxiliary: Collection[str] = ()) -> str | None:
+        """Why this evidence cannot be had, also with the auxiliary encoders named; None where it can."""
         match need:
             case TowerAttention(query="cls") if not self.has_cls:
                 return f"{self.name}'s vision tower has no [CLS] token"
-            case TowerAttention():
+            case TowerAttention() | TokenEmbeddings(space="llm") | QuestionEmbeddings(space="llm"):
                 return None
-            case TokenEmbeddings(space="llm") | QuestionEmbeddings(space="llm"):
-                return None
-            case TokenEmbeddings() | QuestionEmbeddings():
+            case TokenEmbeddings(space="clip") | QuestionEmbeddings(space="clip"):
                 return (
-                    f"{self.name} checkpoints come without CLIP's text side, so there is no joint space; use space: llm"
+                    None
+                    if "clip" in auxiliary
+                    else (
+                        f"{self.name} checkpoints come without CLIP's text side; add model.mllm.auxiliary: "
+                        "{clip: FOLDER_OR_ID}, or choose space: llm"
+                    )
                 )
         return f"{self.name} does not offer {need}"
 
-    def refusal(self, compressor: TokenCompressor) -> str | None:
+    def refusal(self, compressor: TokenCompressor, auxiliary: Collection[str] = ()) -> str | None:
         """Why a compressor cannot run on this family; None where it can."""
         if compressor.stage not in SUPPORTED_STAGES:
             return f"{compressor.name} acts on {compressor.stage}, a stage the model side does not drive yet"
-        reasons = sorted(reason for need in compressor.needs() if (reason := self.offers(need)))
+        reasons = sorted(reason for need in compressor.needs() if (reason := self.lacks(need, auxiliary)))
         return f"{compressor.name} cannot run on {self.name}: {reasons[0]}" if reasons else None
 
-    def check(self, pipelines: dict[str, Pipeline]) -> None:
+    def check(self, pipelines: dict[str, Pipeline], auxiliary: Collection[str] = ()) -> None:
         """Raises UserError for the first arm that cannot run here; needs no weights."""
         for arm, pipeline in pipelines.items():
             for compressor in pipeline.compressors:
-                if reason := self.refusal(compressor):
+                if reason := self.refusal(compressor, auxiliary):
                     raise UserError(f"model.pipelines.{arm}: {reason}")
 
 
@@ -161,8 +163,7 @@ def family_of(config: PretrainedConfig) -> Family:
     """The facts for a checkpoint; raises UserError for a family that has no row."""
     if config.model_type in FAMILIES:
         return FAMILIES[config.model_type]
-    near = difflib.get_close_matches(config.model_type, FAMILIES, n=1)
     raise UserError(
         f"model.mllm.checkpoint: model type {config.model_type!r} is not supported; supported are "
-        f"{', '.join(FAMILIES)}{f' (the nearest is {near[0]})' if near else ''}; CONTRIBUTING.md says how to add a family"
+        f"{', '.join(FAMILIES)}; CONTRIBUTING.md says how to add a family"
     )

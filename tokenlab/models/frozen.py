@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from tokenlab.compressors.base import FrameSelection, FrameView, GridReduction, GridView, seeded_generator
-from tokenlab.compressors.evidence import QuestionEmbeddings
+from tokenlab.compressors.evidence import QuestionEmbeddings, TokenEmbeddings
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.data.samples import Clip, Frames, Sample
 from tokenlab.errors import SampleError
 from tokenlab.models.arrangement import Move, arrange
+from tokenlab.models.auxiliary import AuxiliaryClip, check_auxiliary
 from tokenlab.models.encoding import Encoded, encode, synchronise
 from tokenlab.models.entry import Rewrite, after_first_call, reduced_prompts
 from tokenlab.models.families import family_of
@@ -26,6 +27,8 @@ from tokenlab.models.loading import load_config, load_model, load_processor
 from tokenlab.models.prompts import Prompt, PromptWriter
 from tokenlab.models.settings import MLLM
 from tokenlab.tensors import Evidence, MediumShape, Step, Trace
+
+CLIP_TOKENS = TokenEmbeddings("clip")
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,14 @@ class FrozenMLLM(nn.Module):
         self.settings, self.seed = settings, seed
         self.config = load_config(settings)
         self.family = family_of(self.config)
+        check_auxiliary(settings)
         self.tokens_read = self.tokens_padded = 0
 
     def load(self) -> None:
         """Loads processor and weights."""
         self.writer = PromptWriter(load_processor(self.settings), self.config, self.family)
         self.model = load_model(self.settings)
+        self.clip = AuxiliaryClip(self.settings) if "clip" in self.settings.auxiliary else None
 
     @property
     def padding_waste(self) -> float:
@@ -87,7 +92,13 @@ class FrozenMLLM(nn.Module):
 
     def encode(self, frames: Frames, needs: frozenset[Evidence] = frozenset()) -> Encoded:
         """One clip through processor, tower and projector; raises SampleError if it cannot be encoded."""
-        return encode(self.model, self.writer, self.family, frames, needs)
+        encoded = encode(self.model, self.writer, self.family, frames, needs)
+        if self.clip is None or CLIP_TOKENS not in needs:
+            return encoded
+        evidence, spent = self.clip.read(frames, (self.writer.rows, self.writer.columns))
+        tokens = replace(encoded.tokens, evidence={**encoded.tokens.evidence, CLIP_TOKENS: evidence})
+        times = {**encoded.evidence_milliseconds, CLIP_TOKENS: spent}
+        return replace(encoded, tokens=tokens, evidence_milliseconds=times)
 
     def answer(self, clips: Sequence[Clip], pipeline: Pipeline, encodings: Encodings) -> Iterator[Answer]:
         """Answers every question about the clips; yields each batch's answers as soon as they exist."""
@@ -118,6 +129,8 @@ class FrozenMLLM(nn.Module):
         prompt = self.writer.write(frames, sample.question, encoded.replacements, self.settings.max_new_tokens)
         synchronise(self.model.device)
         clock = time.perf_counter()
+        questions, texts = self._question(sample.question, pipeline)
+        encoded = replace(encoded, tokens=replace(encoded.tokens, evidence={**encoded.tokens.evidence, **questions}))
         rewrite, reductions = self._reduce_grid(encoded, prompt, sample, pipeline)
         synchronise(self.model.device)
         compressing = time.perf_counter() - clock
@@ -130,6 +143,8 @@ class FrozenMLLM(nn.Module):
             prompt_tokens=len(prompt) + self.writer.frame_tokens(clip.frames) - self.writer.frame_tokens(frames),
             prefill_tokens=len(rewrite.arrangement) if rewrite else len(prompt),
             frames_encoded=(len(frames.numbers),),
+            auxiliary_frames=len(frames.numbers) if CLIP_TOKENS in pipeline.needs() else 0,
+            auxiliary_text=texts,
         )
         evidence = sum(encoded.evidence_milliseconds.get(need, 0.0) for need in pipeline.needs())
         return Request(
@@ -164,8 +179,6 @@ class FrozenMLLM(nn.Module):
         if not methods:
             return None, []
         tokens = encoded.tokens
-        if (question := QuestionEmbeddings("llm")) in pipeline.needs():
-            tokens = replace(tokens, evidence={**tokens.evidence, question: self._embed(sample.question)})
         steps, moves = [], []
         for method in methods:
             generator = seeded_generator(self.seed, method.name, sample.uid)
@@ -176,9 +189,15 @@ class FrozenMLLM(nn.Module):
         values = tokens.values if any(step.reduction.merges for step in steps) else None
         return Rewrite(arrange(prompt, moves), len(prompt), values), steps
 
-    def _embed(self, question: str) -> Float[Tensor, "q d"]:
-        ids = self.writer.processor.tokenizer(question, add_special_tokens=False, return_tensors="pt")["input_ids"]
-        return self.model.get_input_embeddings()(ids[0].to(self.model.device))
+    def _question(self, question: str, pipeline: Pipeline) -> tuple[dict[Evidence, Tensor], tuple[int, ...]]:
+        """The question in every space that some method compares it in, and the lengths of texts CLIP read for it."""
+        evidence, texts = {}, ()
+        if (words := QuestionEmbeddings("llm")) in pipeline.needs():
+            ids = self.writer.processor.tokenizer(question, add_special_tokens=False, return_tensors="pt")["input_ids"]
+            evidence[words] = self.model.get_input_embeddings()(ids[0].to(self.model.device))
+        if self.clip is not None and (joint := QuestionEmbeddings("clip")) in pipeline.needs():
+            evidence[joint], texts = self.clip.embed_question(question)
+        return evidence, texts
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[Answer]:

@@ -3,76 +3,87 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 import tokenlab
 from tokenlab.errors import UserError
 from tokenlab.models.settings import MLLM
 
-EMBEDDED = {"shapes": Path(tokenlab.__file__).parent / "shapes" / "checkpoint" / "llava"}
+_SHAPES = Path(tokenlab.__file__).parent / "shapes" / "checkpoint"
+EMBEDDED = {"shapes": _SHAPES / "llava"}
 """Checkpoints inside the package, by the name a config gives them."""
+EMBEDDED_AUXILIARY = {"shapes": _SHAPES / "clip"}
+"""Auxiliary encoders inside the package."""
 
 
-def source(settings: MLLM) -> dict[str, Any]:
-    """What every `from_pretrained` is told: where the checkpoint lies, and whether the network may be asked."""
-    place = EMBEDDED.get(settings.checkpoint, Path(settings.checkpoint))
+def source(settings: MLLM, auxiliary: str | None = None) -> dict[str, Any]:
+    """What every `from_pretrained` is told: where the checkpoint lies, and whether the network may be asked.
+
+    Args:
+        settings: The model's settings.
+        auxiliary: The kind of auxiliary encoder meant; None for the model itself.
+    """
+    name = settings.checkpoint if auxiliary is None else settings.auxiliary[auxiliary]
+    place = (EMBEDDED if auxiliary is None else EMBEDDED_AUXILIARY).get(name, Path(name))
     local = place.is_dir()
+    if not local and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+        raise UserError(f"{_key(auxiliary)}: there is no folder {name!r}")
     return {
-        "pretrained_model_name_or_path": str(place) if local else settings.checkpoint,
-        "revision": None if local else settings.revision,
+        "pretrained_model_name_or_path": str(place) if local else name,
+        "revision": None if local or auxiliary else settings.revision,
         "local_files_only": local,
         "trust_remote_code": settings.trust_remote_code,
     }
 
 
-def load_config(settings: MLLM) -> PretrainedConfig:
-    """Reads the checkpoint's config alone; raises UserError where there is none to be had."""
-    if not source(settings)["local_files_only"] and _looks_like_path(settings.checkpoint):
-        raise UserError(f"model.mllm.checkpoint: there is no folder {settings.checkpoint!r}")
-    try:
-        return AutoConfig.from_pretrained(**source(settings))
-    except (OSError, ValueError) as error:
-        raise UserError(_explain(settings, error)) from error
+def load_config(settings: MLLM, auxiliary: str | None = None) -> PretrainedConfig:
+    """Reads a checkpoint's config alone; raises UserError where there is none to be had."""
+    return _load(AutoConfig.from_pretrained, settings, auxiliary)
 
 
-def load_processor(settings: MLLM) -> Any:
-    """The checkpoint's own processor, with its chat template."""
-    try:
-        processor = AutoProcessor.from_pretrained(**source(settings))
-    except (OSError, ValueError) as error:
-        raise UserError(_explain(settings, error)) from error
-    if getattr(processor, "chat_template", None) is None:
-        raise UserError(f"model.mllm.checkpoint: the processor of {settings.checkpoint!r} has no chat template")
-    return processor
+def load_processor(settings: MLLM, auxiliary: str | None = None) -> Any:
+    """The checkpoint's own processor."""
+    return _load(AutoProcessor.from_pretrained, settings, auxiliary)
 
 
-def load_model(settings: MLLM) -> PreTrainedModel:
+def load_model(settings: MLLM, auxiliary: str | None = None) -> PreTrainedModel:
     """The frozen model in evaluation mode, from safetensors only."""
+    kind = AutoModelForImageTextToText if auxiliary is None else AutoModel
+    weights = {
+        "dtype": settings.dtype,
+        "attn_implementation": settings.attn_implementation,
+        "use_safetensors": True,
+    }
+    return _load(kind.from_pretrained, settings, auxiliary, **weights).eval().requires_grad_(False)
+
+
+def _load(read: Callable[..., Any], settings: MLLM, auxiliary: str | None, **arguments: Any) -> Any:
+    """Calls a `from_pretrained`; what cannot be loaded becomes one line that says what to do."""
+    where = source(settings, auxiliary)
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            **source(settings),
-            dtype=settings.dtype,
-            attn_implementation=settings.attn_implementation,
-            use_safetensors=True,
-        )
+        return read(**where, **arguments)
     except (OSError, ValueError) as error:
-        raise UserError(_explain(settings, error)) from error
-    return model.eval().requires_grad_(False)
+        first_line = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{_key(auxiliary)}: {where['pretrained_model_name_or_path']!r} cannot be loaded ({first_line}); give "
+            "`shapes`, a local folder with config.json, safetensors and processor files, or a hub id that this machine "
+            "can reach or has cached"
+        ) from error
 
 
-def _looks_like_path(checkpoint: str) -> bool:
-    return checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") != 1
-
-
-def _explain(settings: MLLM, error: Exception) -> str:
-    first_line = str(error).strip().splitlines()[0]
-    return (
-        f"model.mllm.checkpoint: {settings.checkpoint!r} cannot be loaded ({first_line}); give `shapes`, a local folder "
-        "with config.json, safetensors and processor files, or a hub id that this machine can reach or has cached"
-    )
+def _key(auxiliary: str | None) -> str:
+    return "model.mllm.checkpoint" if auxiliary is None else f"model.mllm.auxiliary.{auxiliary}"
 
 
 def weights_fingerprint(model: PreTrainedModel) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -18,6 +18,8 @@ class MLLM:
         batch_size: Prompts that go through the LLM together; never changes an answer.
         max_new_tokens: Longest answer.
         trust_remote_code: Runs code that the checkpoint brings along.
+        auxiliary: Further encoders that offer evidence the checkpoint lacks, by kind: `{clip: FOLDER_OR_ID}`; `shapes`
+            names the embedded one. Charged to the arms that use it.
     """
 
     checkpoint: str = "shapes"
@@ -27,3 +29,4 @@ class MLLM:
     batch_size: int = 8
     max_new_tokens: int = 16
     trust_remote_code: bool = False
+    auxiliary: dict[str, str] = field(default_factory=dict)

@@ -41,13 +41,13 @@ class ClipBatch:
 
     pixels: Float[Tensor, "batch 3 64 64"]
     labels: Int[Tensor, "batch patches"]
-    phrases: dict[str, Int[Tensor, "phrases length"]]
-    captions: dict[str, Int[Tensor, "batch length"]]
+    phrases: dict[str, Int[Tensor, "phrases phrase_length"]]
+    captions: dict[str, Int[Tensor, "batch caption_length"]]
 
 
 def to_pixels(frames: UInt8[np.ndarray, "batch 64 64 3"]) -> Float[Tensor, "batch 3 64 64"]:
     """What the image processor makes of frames of this size."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.tensor(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def clip_batch(
@@ -115,19 +115,19 @@ def region_labels(scene: Scene, frame: int, rng: np.random.Generator) -> Int[np.
 
 
 def clip_loss(clip: CLIPModel, batch: ClipBatch) -> Tensor:
-    """Caption contrast plus region contrast, the latter also on the layer which LLaVA reads."""
+    """Caption contrast plus region contrast, both on the last layer and, at half weight, on the one LLaVA reads.
+
+    There [CLS] learns where to look as well: its attention in the last layer but one is what pruning methods use.
+    """
     seen = clip.vision_model(batch.pixels, output_hidden_states=True)
     phrases = embed_text(clip, batch.phrases)
     captions = embed_text(clip, batch.captions)
-    images = F.normalize(clip.visual_projection(seen.pooler_output), dim=-1)
     scale = clip.logit_scale.exp().clamp(max=100)
-    match = (scale * images @ captions.T).float()
-    target = torch.arange(len(match))
-    loss = (F.cross_entropy(match, target) + F.cross_entropy(match.T, target)) / 2
+    loss = scale.new_zeros(())
     for layer, weight in ((-1, 1.0), (FEATURE_LAYER, 0.5)):
-        loss = loss + weight * _region_loss(
-            embed_patches(clip, seen.hidden_states[layer]), phrases, batch.labels, scale
-        )
+        tokens = embed_tokens(clip, seen.hidden_states[layer])
+        loss = loss + weight * _caption_loss(tokens[:, 0], captions, scale)
+        loss = loss + weight * _region_loss(tokens[:, 1:], phrases, batch.labels, scale)
     return loss
 
 
@@ -136,9 +136,15 @@ def embed_text(clip: CLIPModel, tokens: dict[str, Tensor]) -> Float[Tensor, "bat
     return F.normalize(clip.text_projection(clip.text_model(**tokens).pooler_output), dim=-1)
 
 
-def embed_patches(clip: CLIPModel, hidden: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch patches width"]:
-    """Unit vectors of patches in the joint space, through the same norm and projection as [CLS]."""
-    return F.normalize(clip.visual_projection(clip.vision_model.post_layernorm(hidden[:, 1:])), dim=-1)
+def embed_tokens(clip: CLIPModel, hidden: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens joint"]:
+    """Unit vectors of [CLS] and the patches in the joint space, patches through the norm and projection of [CLS]."""
+    return F.normalize(clip.visual_projection(clip.vision_model.post_layernorm(hidden)), dim=-1)
+
+
+def _caption_loss(images: Tensor, captions: Tensor, scale: Tensor) -> Tensor:
+    match = (scale * images @ captions.T).float()
+    target = torch.arange(len(match))
+    return (F.cross_entropy(match, target) + F.cross_entropy(match.T, target)) / 2
 
 
 def _region_loss(patches: Tensor, phrases: Tensor, labels: Tensor, scale: Tensor) -> Tensor:

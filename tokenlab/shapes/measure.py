@@ -131,14 +131,14 @@ def _facts(run: Run, num_videos: int, num_questions: int) -> str:
         [
             f"Measured on {num_questions} questions about {num_videos} validation videos (seeds {first} to",
             f"{first + num_videos - 1}), never trained on but watched while the recipe was made; the test seeds (from",
-            f"{FIRST_SEED['test']}) were not. Videos are H.264 read back through decord; answers are greedy `generate`",
-            "of this checkpoint with all frames. *Blind* shows each question another video. The interval is Wilson's",
-            "over questions; those of one video are not independent.",
+            f"{FIRST_SEED['test']}) were not. Videos are H.264 read back through decord; answers are greedy",
+            "`generate` of this checkpoint with all frames. *Blind* shows each question another video. The interval is",
+            "Wilson's over questions; those of one video are not independent.",
             "",
             f"- command: `{run.command}` (seed {run.seed}, {run.videos} training videos)",
-            f"- training: CLIP {run.clip_seconds / 60:.1f} min, LLaVA {run.llava_seconds / 60:.1f} min; the whole call, "
-            f"with rendering and these measurements, {run.total_seconds / 60:.1f} min (wall clock, "
-            f"{os.cpu_count()} cores, {platform.machine()})",
+            f"- training: CLIP {run.clip_seconds / 60:.1f} min, LLaVA {run.llava_seconds / 60:.1f} min (all calls of a",
+            f"  resumed run); the last call, with these measurements, {run.total_seconds / 60:.1f} min; wall clock on",
+            f"  {os.cpu_count()} cores ({platform.machine()}), which other programs may have used as well",
             f"- versions: {versions}, Python {platform.python_version()}",
         ]
     )

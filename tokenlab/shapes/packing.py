@@ -34,17 +34,17 @@ def packed_logits(
     start = prefix.shape[1]
     hidden = torch.cat([prefix, language.embed_tokens(segments.flatten(1))], 1)
     positions = torch.cat([torch.arange(start), start + torch.arange(length).repeat(questions)])
-    rotation = tuple(
-        x.to(torch.bfloat16 if torch.is_autocast_enabled("cpu") else x.dtype)
-        for x in language.rotary_emb(hidden, positions[None])
-    )
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
+    rotation = tuple(part.to(dtype) for part in language.rotary_emb(hidden, positions[None]))
     last = len(language.layers) - 1
     for index, layer in enumerate(language.layers):
         hidden = _layer(layer, hidden, rotation, start, questions, text_only=index == last)
     return llava.lm_head(language.norm(hidden)).unflatten(1, (questions, length))
 
 
-def _prefix(llava, features, opening, timestamps) -> Float[Tensor, "videos length width"]:
+def _prefix(
+    llava: LlavaForConditionalGeneration, features: Tensor, opening: Tensor, timestamps: Tensor
+) -> Float[Tensor, "videos length width"]:
     language = llava.model.language_model
     patches = llava.model.multi_modal_projector(features)
     times = language.embed_tokens(timestamps)[:, :, None]
@@ -61,7 +61,7 @@ def _layer(layer: nn.Module, hidden: Tensor, rotation: tuple, start: int, questi
     query = _heads(attention.q_proj(wanted), attention.head_dim)
     key = _rotate(key, rotation, 0)
     query = _rotate(query, rotation, start if text_only else 0) * attention.scaling
-    text = _text_attention(query[:, :, -(key.shape[2] - start) :], key, value, start, questions)
+    text = _text_attention(query[:, :, start - key.shape[2] :], key, value, start, questions)
     mixed = text if text_only else torch.cat([_causal_attention(query, key, value, start), text], 2)
     hidden = hidden[:, start:] if text_only else hidden
     hidden = hidden + attention.o_proj(mixed.transpose(1, 2).flatten(2))

@@ -9,18 +9,21 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
+from jaxtyping import Float16, UInt8
 from rich.progress import Progress
+from torch import Tensor
 from transformers import CLIPModel, LlavaForConditionalGeneration
 
-from tokenlab.shapes import caches, clip_training, llava_training, network
-from tokenlab.shapes.llava_training import Phase
-from tokenlab.shapes.measure import Run, measure, summary, write_cards
+from tokenlab.shapes import caches, network
+from tokenlab.shapes.clip_training import clip_batch, clip_loss
+from tokenlab.shapes.llava_training import Phase, llava_batch, llava_loss, packed_correct
+from tokenlab.shapes.measure import Correct, Run, measure, summary, write_cards
 from tokenlab.shapes.questions import sample_questions
 from tokenlab.shapes.splits import seeds
 from tokenlab.shapes.training import Schedule, progress_bar, step_generator, train
@@ -54,9 +57,9 @@ class Plan:
 
 FULL = Plan(
     videos=10_000,
-    validation_videos=220,
-    questions_per_video=5,
-    clip=Schedule(1800, 1.5e-3),
+    validation_videos=367,
+    questions_per_video=3,
+    clip=Schedule(1600, 1.5e-3),
     clip_frames=64,
     llava=Schedule(3000, 1.5e-3, warmup=100),
     phases=(
@@ -79,70 +82,94 @@ SMOKE = Plan(
 )
 
 
-def train_clip(
-    clip: CLIPModel, videos: np.ndarray, scenes: Sequence[Scene], plan: Plan, seed: int, work: Path, progress: Progress
-) -> float:
-    """First stage; returns its seconds."""
-    # Short sequences: on a CPU plain attention is a third faster than the fused kernel.
-    clip.set_attn_implementation("eager")
-    tokenizer = network.tokenizer(for_clip=True)
+@dataclass(frozen=True)
+class Job:
+    """One run of a plan: its seed, its folder for caches and checkpoints, and the bars that show how far it is."""
 
-    def loss_at(step: int) -> torch.Tensor:
-        rng = step_generator(seed, "clip", step)
-        return clip_training.clip_loss(clip, clip_training.clip_batch(videos, scenes, tokenizer, rng, plan.clip_frames))
+    plan: Plan
+    seed: int
+    work: Path
+    progress: Progress
 
-    seconds = train("clip", clip.train(), loss_at, plan.clip, work, progress)
-    clip.eval().set_attn_implementation("sdpa")
-    return seconds
+    def videos(self, split: str, number: int) -> UInt8[np.ndarray, "videos 16 64 64 3"]:
+        """Decoded videos of a split."""
+        return caches.video_cache(self.work / f"{split}.npy", seeds(split, number), self.progress)
 
+    def features(
+        self, split: str, clip: CLIPModel, videos: UInt8[np.ndarray, "videos 16 64 64 3"]
+    ) -> Float16[np.ndarray, "videos 16 patches width"]:
+        """What the trained tower makes of them."""
+        return caches.feature_cache(self.work / f"{split}_features.npy", clip, videos, self.progress)
 
-def train_llava(
-    llava: LlavaForConditionalGeneration,
-    features: np.ndarray,
-    scenes: Sequence[Scene],
-    validation: tuple[np.ndarray, list],
-    plan: Plan,
-    seed: int,
-    work: Path,
-    progress: Progress,
-) -> float:
-    """Second stage, all but the tower; returns its seconds."""
-    llava.model.vision_tower.requires_grad_(False)
+    def train_clip(
+        self, clip: CLIPModel, videos: UInt8[np.ndarray, "videos 16 64 64 3"], scenes: Sequence[Scene]
+    ) -> float:
+        """First stage; returns its seconds."""
+        # Short sequences: on a CPU plain attention is a third faster than the fused kernel.
+        clip.set_attn_implementation("eager")
+        tokenizer = network.tokenizer(for_clip=True)
 
-    def loss_at(step: int) -> torch.Tensor:
-        phase = next(phase for phase in plan.phases if step < phase.until)
-        rng = step_generator(seed, "llava", step)
-        return llava_training.llava_loss(llava, llava_training.llava_batch(features, scenes, phase, rng))
+        def loss_at(step: int) -> Tensor:
+            rng = step_generator(self.seed, "clip", step)
+            return clip_loss(clip, clip_batch(videos, scenes, tokenizer, rng, self.plan.clip_frames))
 
-    def watch(step: int) -> None:
-        if step % plan.validate_every == 0:
-            progress.console.print(f"step {step}: {summary(llava_training.packed_correct(llava, *validation))}")
+        seconds = train("clip", clip.train(), loss_at, self.plan.clip, self.work, self.progress)
+        clip.eval().set_attn_implementation("sdpa")
+        return seconds
 
-    return train("llava", llava, loss_at, plan.llava, work, progress, watch)
+    def train_llava(
+        self,
+        llava: LlavaForConditionalGeneration,
+        features: Float16[np.ndarray, "videos 16 patches width"],
+        scenes: Sequence[Scene],
+        correct: Callable[[], Correct],
+    ) -> float:
+        """Second stage, all but the tower, with a line on the validation videos now and then; returns its seconds."""
+        llava.model.vision_tower.requires_grad_(False)
+
+        def loss_at(step: int) -> Tensor:
+            phase = next(phase for phase in self.plan.phases if step < phase.until)
+            return llava_loss(llava, llava_batch(features, scenes, phase, step_generator(self.seed, "llava", step)))
+
+        def watch(step: int) -> None:
+            if step % self.plan.validate_every == 0:
+                self.progress.console.print(f"step {step}: {summary(correct())}")
+
+        return train("llava", llava, loss_at, self.plan.llava, self.work, self.progress, watch)
 
 
 def run(output: Path, plan: Plan, seed: int, command: str) -> None:
     """All stages, each from where an earlier run left it."""
     started = time.monotonic()
-    work = output / "work"
-    work.mkdir(parents=True, exist_ok=True)
     clip, llava = network.new_models(seed)
-    scenes = [Scene.from_seed(s) for s in seeds("train", plan.videos)]
-    held_out = [Scene.from_seed(s) for s in seeds("validation", plan.validation_videos)]
+    scenes, held_out = (
+        [Scene.from_seed(s) for s in seeds(split, number)]
+        for split, number in (("train", plan.videos), ("validation", plan.validation_videos))
+    )
     asked = sample_questions(held_out, plan.questions_per_video)
     with progress_bar() as progress:
-        videos = caches.video_cache(work / "videos.npy", seeds("train", plan.videos), progress)
-        validation_seeds = seeds("validation", plan.validation_videos)
-        validation_videos = caches.video_cache(work / "validation.npy", validation_seeds, progress)
-        clip_seconds = train_clip(clip, videos, scenes, plan, seed, work, progress)
+        job = Job(plan, seed, output / "work", progress)
+        videos, unseen = job.videos("train", plan.videos), job.videos("validation", plan.validation_videos)
+        clip_seconds = job.train_clip(clip, videos, scenes)
         network.share_tower(clip, llava)
-        features = caches.feature_cache(work / "features.npy", clip, videos, progress)
-        validation = (caches.tower_features(clip, validation_videos), asked)
-        llava_seconds = train_llava(llava, features, scenes, validation, plan, seed, work, progress)
+        features, unseen_features = job.features("train", clip, videos), job.features("validation", clip, unseen)
+        watched = partial(packed_correct, llava, unseen_features, asked)
+        llava_seconds = job.train_llava(llava, features, scenes, watched)
         network.save(clip, llava, output)
-        accuracy, blind = (measure(output / "llava", validation_videos, asked, progress, shift) for shift in (0, 1))
+        accuracy, blind = (measure(output / "llava", unseen, asked, progress, shift) for shift in (0, 1))
     total = time.monotonic() - started
     write_cards(output, accuracy, blind, asked, Run(command, seed, clip_seconds, llava_seconds, total, plan.videos))
+
+
+def _refuse_another_run(work: Path, settings: str, resume: bool) -> None:
+    """Keeps a run from going on with the checkpoints of a different one."""
+    note = work / "settings.txt"
+    if not resume and work.exists():
+        raise SystemExit(f"{work} holds an earlier run: add --resume to go on with it, or name another folder")
+    if note.exists() and note.read_text() != settings:
+        raise SystemExit(f"{work} holds a run with another seed or plan: name another folder")
+    work.mkdir(parents=True, exist_ok=True)
+    note.write_text(settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -153,11 +180,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
     parser.add_argument("--smoke", action="store_true", help="a run of seconds which teaches nothing")
     args = parser.parse_args(arguments)
-    if (args.output / "work").exists() and not args.resume:
-        parser.error(f"{args.output} holds an earlier run: add --resume to go on with it, or name another folder")
+    plan = SMOKE if args.smoke else FULL
+    _refuse_another_run(args.output / "work", f"seed {args.seed}, {plan}\n", args.resume)
     given = sys.argv[1:] if arguments is None else arguments
     command = shlex.join(["python", "-m", "tokenlab.shapes.recipe", *map(str, given)])
-    run(args.output, SMOKE if args.smoke else FULL, args.seed, command)
+    run(args.output, plan, args.seed, command)
 
 
 if __name__ == "__main__":

@@ -79,10 +79,11 @@ class Thing:
         if (self.event == "appears" and not happened) or (self.event == "disappears" and happened):
             return None
         if self.event == "moves" and happened:
-            step = self.distance / 2 if frame == self.frame else self.distance
+            step = self.distance / (2 if frame == self.frame else 1)
             dx, dy = DIRECTIONS[self.direction]
             return State(self.colour, self.x + dx * step, self.y + dy * step)
-        return State(self.becomes if self.event == "changes" and happened else self.colour, self.x, self.y)
+        colour = self.becomes if self.event == "changes" and happened else self.colour
+        return State(colour, float(self.x), float(self.y))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,77 @@
+"""Auxiliary encoders: evidence that a checkpoint lacks, from a model of its own, charged to the arms that use it."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
+from transformers import PreTrainedModel
+
+from tokenlab.data.samples import Frames
+from tokenlab.errors import UserError
+from tokenlab.models.loading import load_config, load_model, load_processor
+from tokenlab.models.settings import MLLM
+
+KINDS = ("clip",)
+
+
+def check_auxiliary(settings: MLLM) -> None:
+    """Raises UserError for an auxiliary encoder of an unknown kind, or a checkpoint that is none; loads no weights."""
+    for kind in settings.auxiliary:
+        if kind not in KINDS:
+            raise UserError(f"model.mllm.auxiliary: there is no kind {kind!r}; known: {', '.join(KINDS)}")
+        config = load_config(settings, kind)
+        if config.model_type != kind:
+            name = settings.auxiliary[kind]
+            raise UserError(f"model.mllm.auxiliary.{kind}: {name!r} is a {config.model_type} checkpoint, not {kind}")
+
+
+class AuxiliaryClip(nn.Module):
+    """A whole CLIP model: the joint image-text space, patch by patch.
+
+    Args:
+        settings: Names the checkpoint under `auxiliary.clip`.
+    """
+
+    def __init__(self, settings: MLLM) -> None:
+        super().__init__()
+        self.processor = load_processor(settings, "clip")
+        self.model = load_model(settings, "clip")
+
+    @torch.inference_mode()
+    def read(self, frames: Frames, grid: tuple[int, int]) -> tuple[Float[Tensor, "n e"], float]:
+        """The clip's patches in the joint space, on its token grid, and the milliseconds it took."""
+        started = time.perf_counter()
+        pixels = self.processor.image_processor(list(frames.pixels), return_tensors="pt")["pixel_values"]
+        embedded = embed_patches(self.model, pixels.to(self.model.device, self.model.dtype))
+        side = round(embedded.shape[1] ** 0.5)
+        patches = embedded.unflatten(1, (side, side)).movedim(-1, 1)
+        tokens = adaptive_avg_pool2d(patches.float(), grid).movedim(1, -1).flatten(0, 2)
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        return tokens, 1000 * (time.perf_counter() - started)
+
+    @torch.inference_mode()
+    def embed_question(self, question: str) -> tuple[Float[Tensor, "q e"], tuple[int, ...]]:
+        """The question's pooled embedding and its length; one a segment where it is longer than CLIP's context."""
+        tokenizer = self.processor.tokenizer
+        ids = tokenizer(question, add_special_tokens=False)["input_ids"]
+        room = self.model.config.text_config.max_position_embeddings - tokenizer.num_special_tokens_to_add()
+        segments = [tokenizer.decode(ids[start : start + room]) for start in range(0, len(ids), room)]
+        inputs = [tokenizer(segment, return_tensors="pt")["input_ids"].to(self.model.device) for segment in segments]
+        embedded = torch.cat([embed_text(self.model, each) for each in inputs])
+        return embedded, tuple(each.shape[1] for each in inputs)
+
+
+def embed_patches(clip: PreTrainedModel, pixels: Float[Tensor, "t 3 y x"]) -> Float[Tensor, "t p e"]:
+    """Every patch, not only the class token, through CLIP's last norm and projection into the joint space."""
+    hidden = clip.vision_model(pixel_values=pixels).last_hidden_state[:, 1:]
+    return clip.visual_projection(clip.vision_model.post_layernorm(hidden))
+
+
+def embed_text(clip: PreTrainedModel, ids: Int[Tensor, "b l"]) -> Float[Tensor, "b e"]:
+    """Texts in the joint space."""
+    return clip.get_text_features(input_ids=ids, return_dict=True).pooler_output
