@@ -117,7 +117,7 @@ def test_runs_in_bfloat16_and_leaves_its_input_alone(name):
 @given(ratio=st.floats(0.02, 0.99), frames=st.integers(1, 40))
 def test_frame_selection_prunes_in_time_order(name, ratio, frames):
     method = REGISTRY[name](retention_ratio=ratio)
-    view = FrameView(frames, torch.arange(frames).double() / 4, "what ?", seeded_generator(0, name, "u"))
+    view = FrameView(frames, torch.arange(frames).double() / 4, "what ?", {}, seeded_generator(0, name, "u"))
     reduction = method.select_frames(view).check()
     assert not reduction.merges
     assert reduction.num_outputs == budget(ratio, frames)

@@ -68,7 +68,7 @@ class Reference:
         pixels, numbers, seconds = frames.pixels, list(frames.numbers), frames.seconds
         for method in pipeline.at(FrameSelection):
             view = FrameView(
-                len(numbers), torch.from_numpy(seconds), question, seeded_generator(seed, method.name, uid)
+                len(numbers), torch.from_numpy(seconds), question, {}, seeded_generator(seed, method.name, uid)
             )
             chosen = method.select_frames(view).anchor.tolist()
             pixels, seconds, numbers = pixels[chosen], seconds[chosen], [numbers[i] for i in chosen]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -91,6 +91,7 @@ class FrameView:
     num_frames: int
     seconds: Float[Tensor, " t"]  # each candidate's time
     question: str
+    evidence: Mapping[Evidence, Tensor]
     generator: torch.Generator
 
 
@@ -110,13 +111,15 @@ class FrameSelection(TokenCompressor):
 
 @dataclass(frozen=True)
 class BlockView:
-    """What a method sees inside one block of the vision tower."""
+    """What a method sees inside one block of the vision tower, between attention and MLP: all frames of a medium."""
 
     layer: int
-    moment: Literal["before_attention", "after_attention"]
-    hidden: Float[Tensor, "n d"]
-    keys: Float[Tensor, "n heads e"]
-    protected: int  # leading tokens that may not go, such as [CLS]
+    num_layers: int
+    hidden: Float[Tensor, "t n d"]
+    keys: Float[Tensor, "t n heads e"]  # of this block's attention
+    size: Float[Tensor, "t n"]  # how many patches each token stands for
+    patches: int  # tokens of a frame before the first block, protected ones included
+    protected: int  # leading tokens of every frame that may not go, such as [CLS]
     generator: torch.Generator
 
 
@@ -124,10 +127,15 @@ class TowerReduction(TokenCompressor):
     """Reduces tokens inside the vision tower, block by block."""
 
     stage: ClassVar[str] = "tower"
+    proportional_attention: ClassVar[bool] = False
+    """Whether later blocks weigh a token by how many patches it stands for (log size added to the logits)."""
 
     @abstractmethod
     def reduce_block(self, view: BlockView, state: State) -> tuple[Reduction, State]:
-        """The reduction of this block's tokens, and what the next block should know."""
+        """The reduction of the t x n tokens, flattened frame by frame, and what the next block should know.
+
+        Tokens stay in their frame, and every frame keeps the same number.
+        """
 
 
 @dataclass(frozen=True)
@@ -154,17 +162,23 @@ class GridReduction(TokenCompressor):
         """The reduction of the medium's tokens."""
 
 
+Moment = Literal["before_attention", "after_attention"]
+"""Where in a layer of the LLM: at its entry, or between its attention and its MLP."""
+
+
 @dataclass(frozen=True)
 class LayerView:
-    """What a method sees at one LLM layer during prefill: the whole sequence, with its spans."""
+    """What a method sees at one point of the LLM during prefill: the whole sequence, and where a medium is in it."""
 
     layer: int
-    moment: Literal["before_attention", "after_attention"]
+    num_layers: int
+    moment: Moment
     hidden: Float[Tensor, "s d"]
-    visual: Int[Tensor, " n"]  # where the medium's tokens are in the sequence
-    places: Int[Tensor, "n 3"]
+    visual: Int[Tensor, " n"]  # where the medium's tokens are in the sequence, ascending
+    places: Int[Tensor, "n 3"]  # frame, row, column of each
     tag: Int[Tensor, " n"] | None
-    question_span: tuple[int, int]
+    initial: int  # visual tokens of the medium when the LLM began to read
+    text_after: tuple[int, int]  # span of the text that follows the last medium: the question
     evidence: Mapping[Evidence, Tensor]
     generator: torch.Generator
 
@@ -175,33 +189,38 @@ class LayerReduction(TokenCompressor):
     stage: ClassVar[str] = "layers"
 
     @abstractmethod
+    def points(self, num_layers: int) -> Sequence[tuple[int, Moment]]:
+        """At which layers of a model of this depth, and where in them, the method looks; in order."""
+
+    @abstractmethod
     def reduce_layer(self, view: LayerView, state: State) -> tuple[Reduction, State]:
-        """The reduction of the medium's tokens at this layer, and what the next layer should know."""
+        """The reduction of the medium's n tokens at this point, and what the next point should know."""
 
 
 @dataclass(frozen=True)
 class CacheView:
-    """What a method sees of one layer's KV cache at one decode step."""
+    """What a method sees of one layer at one decode step."""
 
     layer: int
-    step: int
-    keys: Float[Tensor, "heads s e"]
-    values: Float[Tensor, "heads s e"]
-    visual: Int[Tensor, " n"]
+    num_layers: int
+    step: int  # 1 for the first token after the prefill's
+    visual: Int[Tensor, " n"]  # where the medium's tokens are in the layer's cache
     evidence: Mapping[Evidence, Tensor]
     generator: torch.Generator
 
 
 class CacheReduction(TokenCompressor):
-    """Cuts, or only views, visual tokens of the KV cache while the answer is decoded."""
+    """Chooses, while the answer is decoded, which visual tokens of the KV cache a step attends to."""
 
     stage: ClassVar[str] = "cache"
-    cuts: ClassVar[bool] = False
-    """Whether what is not kept leaves the cache for good, or is only hidden from this step."""
+
+    @abstractmethod
+    def cache_layers(self, num_layers: int) -> Sequence[int]:
+        """The layers at whose entry the method looks, in a model of this depth; in order."""
 
     @abstractmethod
     def reduce_cache(self, view: CacheView, state: State) -> tuple[Reduction, State]:
-        """Which of the medium's cached tokens this step attends to, and what the next step should know."""
+        """Which cached tokens this layer and those above it see in this step; the next step starts from all again."""
 
 
 STAGES: tuple[type[TokenCompressor], ...] = (
@@ -221,3 +240,12 @@ def seeded_generator(seed: int, method: str, uid: str) -> torch.Generator:
     """
     digest = hashlib.sha256(f"{seed}/{method}/{uid}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") % (1 << 63))
+
+
+def scaled_layer(authors_layer: int, authors_depth: int, num_layers: int) -> int:
+    """A layer number of a paper, carried over to a model of another depth: at least 1, at most the last layer.
+
+    >>> scaled_layer(2, authors_depth=32, num_layers=4)
+    1
+    """
+    return min(num_layers - 1, max(1, round(authors_layer * num_layers / authors_depth)))

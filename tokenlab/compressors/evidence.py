@@ -38,3 +38,29 @@ class QuestionEmbeddings(Evidence):
 
     per_token: ClassVar[bool] = False
     space: Space = "llm"
+
+
+@dataclass(frozen=True)
+class TowerKeys(Evidence):
+    """Keys of one layer of the vision tower, mean over heads, `[n, e]`."""
+
+    layer: int = -2
+
+
+@dataclass(frozen=True)
+class FrameScores(Evidence):
+    """How well each candidate frame fits the question, `[t]`: their cosine in a space they share."""
+
+    per_token: ClassVar[bool] = False
+    space: Space = "clip"
+
+
+@dataclass(frozen=True)
+class LastAttention(Evidence):
+    """What the sequence's last token pays every other in the latest attention layer, mean over heads, `[s]`.
+
+    At a layer's entry that is the layer before; between attention and MLP it is the layer itself; at a decode step the
+    last token is the one being decoded, and `s` runs over the cache.
+    """
+
+    per_token: ClassVar[bool] = False

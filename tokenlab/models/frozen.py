@@ -163,7 +163,7 @@ class FrozenMLLM(nn.Module):
         for method in pipeline.at(FrameSelection):
             generator = seeded_generator(self.seed, method.name, sample.uid)
             seconds = torch.from_numpy(frames.seconds)
-            chosen = method.select_frames(FrameView(len(frames.numbers), seconds, sample.question, generator)).check()
+            chosen = method.select_frames(FrameView(len(frames.numbers), seconds, sample.question, {}, generator)).check()
             index = chosen.anchor.numpy()
             frames = Frames(
                 frames.pixels[index], tuple(frames.numbers[i] for i in index.tolist()), frames.seconds[index]
