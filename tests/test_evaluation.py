@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -200,13 +201,14 @@ def test_bad_samples_are_recorded_and_the_rest_goes_on(checkpoints, videos, tmp_
 def test_pixels_that_are_not_finite_are_recorded(checkpoints, videos, tmp_path, monkeypatch):
     from tokenlab.models.prompts import PromptWriter
 
-    plain = PromptWriter.pixels
+    plain = PromptWriter.process
 
     def poisoned(self, frames):
-        pixels, replacements = plain(self, frames)
-        return (pixels * float("nan") if len(frames.numbers) == 5 else pixels), replacements
+        processed = plain(self, frames)
+        factor = float("nan") if len(frames.numbers) == 5 else 1.0
+        return replace(processed, inputs={k: v * factor for k, v in processed.inputs.items()})
 
-    monkeypatch.setattr(PromptWriter, "pixels", poisoned)
+    monkeypatch.setattr(PromptWriter, "process", poisoned)
     found = evaluate(checkpoints["llava"], videos, tmp_path / "run")
     assert Counter(record.status for record in found) == {"ok": 4 * len(ARMS), "failed": 2 * len(ARMS)}
     assert all("not finite" in record.error for record in found if record.status == "failed")

@@ -27,6 +27,15 @@ def spread(count: int, total: int) -> Int[Tensor, " count"]:
     return ((torch.arange(count) * 2 + 1) * total) // (2 * count)
 
 
+def top(scores: Float[Tensor, "*batch n"], keep: int) -> Int[Tensor, "*batch m"]:
+    """Indices of the `keep` highest scores of each row, in ascending order; ties go to the lowest index.
+
+    >>> top(torch.tensor([0.5, 0.1, 0.9, 0.5]), keep=2)
+    tensor([0, 2])
+    """
+    return scores.argsort(dim=-1, descending=True, stable=True)[..., :keep].sort(dim=-1).values
+
+
 def top_per_frame(scores: Float[Tensor, " n"], frame: Int[Tensor, " n"], keep: int) -> Int[Tensor, " m"]:
     """Indices of the `keep` highest scores of every frame, in ascending order; ties go to the lowest index.
 

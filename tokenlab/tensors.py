@@ -234,16 +234,16 @@ class Step:
 
 @dataclass(frozen=True)
 class MediumShape:
-    """What one medium brought before any reduction: its grid, and its visual tokens outside the grid (newlines)."""
+    """What one medium brought before any reduction: frames, tokens on the grid, and outside it (newlines)."""
 
-    grid: tuple[int, int, int]
+    frames: int
+    grid_tokens: int
     separators: int = 0
 
     @property
     def num_tokens(self) -> int:
         """Visual tokens of the untouched medium."""
-        frames, rows, columns = self.grid
-        return frames * rows * columns + self.separators
+        return self.grid_tokens + self.separators
 
 
 @dataclass(frozen=True)
@@ -271,12 +271,10 @@ class Trace:
 
     def visual_tokens_after(self, num_steps: int) -> int:
         """Visual tokens left after the first `num_steps` reductions."""
-        grids = [list(medium.grid) for medium in self.media]
-        left = [frames * rows * columns for frames, rows, columns in grids]
+        left = [medium.grid_tokens for medium in self.media]
         for step in self.steps[:num_steps]:
             if step.stage == "frames":
-                _, rows, columns = grids[step.medium]
-                left[step.medium] = step.reduction.num_outputs * rows * columns
+                left[step.medium] = left[step.medium] * step.reduction.num_outputs // step.reduction.num_inputs
             else:
                 left[step.medium] = step.reduction.num_outputs
         return sum(left) + sum(medium.separators for medium in self.media)

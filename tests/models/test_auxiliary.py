@@ -40,8 +40,8 @@ def test_evidence_is_clips_own(mllm):
         inputs = processor.tokenizer([clip.samples[0].question], return_tensors="pt")
         words = model.get_text_features(**inputs).pooler_output
     encoded = mllm.encode(frames, pipeline("clip").needs())
-    ours = encoded.tokens.evidence[TokenEmbeddings("clip")].reshape(6, mllm.writer.rows, mllm.writer.columns, -1)
-    if mllm.writer.rows == 4:  # two by two patches a token
+    ours = encoded.tokens.evidence[TokenEmbeddings("clip")].reshape(*encoded.tokens.grid, -1)
+    if encoded.tokens.grid == (6, 4, 4):  # two by two patches a token
         expected = patches.reshape(6, 4, 2, 4, 2, -1).mean((2, 4))
         assert torch.allclose(ours, expected, atol=1e-5)
     assert torch.allclose(

@@ -46,6 +46,7 @@ class TokenCompressor(ABC):
     separators: Literal["follow", "keep"] = "follow"
 
     name: ClassVar[str]
+    stage: ClassVar[str]
     paper: ClassVar[str] = ""
     needs_full_grid: ClassVar[bool] = False
     """Whether the method must see all tokens of every frame it is given."""
@@ -53,6 +54,8 @@ class TokenCompressor(ABC):
     """Whether the method only ever removes or merges whole frames."""
     has_native_budget: ClassVar[bool] = False
     """Whether `retention_ratio: null` means the authors' own budget; such a method declares `float | None = None`."""
+    lowest_ratio: ClassVar[float] = 0.0
+    """The share of frames that the method must leave whole, below which it has no budget to give."""
 
     def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
         """Registers a method under its name; the stages themselves have none."""
@@ -72,6 +75,11 @@ class TokenCompressor(ABC):
         if ratio is None or not 0 < ratio <= 1:  # also refuses NaN
             raise ValueError(
                 f"retention_ratio is {ratio}, but must be greater than 0 and at most 1 (1 keeps every token)"
+            )
+        if ratio < self.lowest_ratio:
+            raise ValueError(
+                f"retention_ratio is {ratio}, but must be at least {self.lowest_ratio}: {self.name} leaves that share "
+                "of the frames whole"
             )
 
     def needs(self) -> frozenset[Evidence]:

@@ -63,6 +63,11 @@ def fingerprint(description: object) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
+def stages_of(compressor: TokenCompressor) -> tuple[str, ...]:
+    """The names of the stages at which a compressor acts, in the order of the walk."""
+    return tuple(stage.stage for stage in STAGES if isinstance(compressor, stage))
+
+
 def _first_stage(compressor: TokenCompressor) -> int:
     return next(index for index, stage in enumerate(STAGES) if isinstance(compressor, stage))
 

@@ -29,11 +29,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Frames:
-    """Decoded frames of one video, with their true place in the file."""
+    """Decoded frames of one video, with their true place in the file; or one image."""
 
     pixels: UInt8[np.ndarray, "t h w 3"]
     numbers: tuple[int, ...]  # 0-based frame numbers in the file
     seconds: Float[np.ndarray, " t"]
+    still: bool = False  # an image, not a video of one frame
 
 
 @dataclass(frozen=True)

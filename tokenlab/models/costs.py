@@ -1,26 +1,29 @@
-"""FLOPs of a model's parts at any length: counted once on the meta device, then exact by interpolation.
+"""FLOPs and bytes of a model's parts at any length: counted once on the meta device, then exact by interpolation.
 
-Every matrix product of a decoder costs a polynomial of degree two in the number of tokens it reads (linear layers grow
-with it, attention with its square), and one decode step a polynomial of degree one in the length of the cache. Both are
-determined by a few counts, taken with torch's FlopCounterMode on a copy of the model without weights; integers
-throughout, so that the polynomial equals the counter to the FLOP at every length.
+In a layer of a decoder, attention costs a bilinear polynomial of the tokens that ask and the tokens they look at, and
+everything else a linear one of the tokens alone. A few counts determine them, taken with torch's FlopCounterMode on a
+copy of the model without weights; integers throughout, so that the polynomials equal the counter to the FLOP at every
+length, also where every layer reads another one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import AutoModel, AutoModelForImageTextToText, DynamicCache, PretrainedConfig
 
 from tokenlab.models.auxiliary import embed_patches, embed_text
 from tokenlab.models.families import Family
+from tokenlab.models.geometry import Size, vision_side
 
 
 def counter() -> FlopCounterMode:
@@ -33,40 +36,97 @@ def counter() -> FlopCounterMode:
     return FlopCounterMode(display=False, custom_mapping={cpu_attention: attention})
 
 
+def count(run: Callable[[], object], modules: Sequence[nn.Module] = ()) -> tuple[int, list[int]]:
+    """FLOPs of a call, and how many of them were spent inside each of some modules."""
+    spent = [0] * len(modules)
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        flops = stack.enter_context(counter())
+        for place, module in enumerate(modules):
+
+            def enter(*_: object, place: int = place) -> None:
+                spent[place] -= flops.get_total_flops()
+
+            def leave(*_: object, place: int = place) -> None:
+                spent[place] += flops.get_total_flops()
+
+            stack.callback(module.register_forward_pre_hook(enter).remove)
+            stack.callback(module.register_forward_hook(leave).remove)
+        run()
+    return flops.get_total_flops(), spent
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """a + b q + c k + d q k, for `q` tokens that look at `k` tokens."""
+
+    a: int
+    b: int
+    c: int
+    d: int
+
+    @classmethod
+    def through(cls, values: Sequence[int]) -> Polynomial:
+        """The one that takes these values at the places of `PLACES`."""
+        one_one, one_two, two_two, two_three = values
+        d = (two_three - two_two) - (one_two - one_one)
+        c = one_two - one_one - d
+        b = two_two - one_two - 2 * d
+        return cls(one_one - b - c - d, b, c, d)
+
+    def __call__(self, q: int, k: int) -> int:
+        """Its value."""
+        return self.a + self.b * q + self.c * k + self.d * q * k
+
+
+PLACES = ((1, 1), (1, 2), (2, 2), (2, 3))
+"""Where a decoder is counted: new tokens, and all tokens they look at, the cached ones included."""
+
+
 class ModelCosts:
     """What tower, projector, LLM and auxiliary encoder cost, without weights.
 
     Args:
         config: The checkpoint's config.
-        family: Its family's facts.
+        family: Its family's facts, where it has a row of them.
         clip: The config of the auxiliary CLIP model, where there is one.
     """
 
-    def __init__(self, config: PretrainedConfig, family: Family, clip: PretrainedConfig | None = None) -> None:
-        self.config, self.family = config, family
+    def __init__(
+        self, config: PretrainedConfig, family: Family | None = None, clip: PretrainedConfig | None = None
+    ) -> None:
+        self.config, self.vision = config, vision_side(config, family)
         with torch.device("meta"):
             self.clip = None if clip is None else AutoModel.from_config(clip, attn_implementation="sdpa").eval()
             self.model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa").eval()
         self.text = config.get_text_config()
+        self._vision_pass = cache(self._count_vision_pass)
 
-    @cached_property
-    def _vision(self) -> tuple[int, int]:
-        """Tower and projector for one frame; frames do not see one another."""
-        side = self.config.vision_config.image_size
-        frame = torch.empty((1, 3, side, side), device="meta", dtype=self.model.dtype)
-        with counter() as tower, torch.no_grad():
-            self.family.tower_of(self.model)(frame)
-        with counter() as both, torch.no_grad():
-            self.family.encode(self.model, frame if self.family.modality == "image" else frame[None])
-        return tower.get_total_flops(), both.get_total_flops() - tower.get_total_flops()
+    @property
+    def num_layers(self) -> int:
+        """Layers of the LLM."""
+        return self.text.num_hidden_layers
 
-    def tower(self, frames: int) -> int:
-        """The vision tower over `frames` frames, all its layers, whichever is read."""
-        return self._vision[0] * frames
+    def tower(self, frames: int, grid: Size | None = None) -> int:
+        """The vision tower over `frames` frames, all its layers, whichever is read.
 
-    def projector(self, frames: int) -> int:
-        """Everything between tower and LLM."""
-        return self._vision[1] * frames
+        Args:
+            frames: Passes of the tower: frames, an image's tiles, or steps in time of a few frames together.
+            grid: Rows and columns of the token grid, for towers that read frames at their own size.
+        """
+        return self._vision_pass(grid)[0] * frames
+
+    def projector(self, frames: int, grid: Size | None = None) -> int:
+        """Everything between tower and LLM, for the same."""
+        return self._vision_pass(grid)[1] * frames
+
+    def _count_vision_pass(self, grid: Size | None) -> tuple[int, int]:
+        """Tower and projector for one pass; passes do not see one another."""
+        grid = grid or self.vision.layout(1).grid[1:]
+        modules = [self.vision.tower(self.model), *self.vision.projectors(self.model)]
+        total, (tower, *inside) = count(lambda: self.vision.encode(self.model, grid), modules)
+        tower -= sum(inside)
+        return tower, total - tower
 
     def auxiliary(self, frames: int, texts: Sequence[int]) -> int:
         """The auxiliary encoder over frames and texts of the given lengths; 0 where it read none."""
@@ -78,55 +138,110 @@ class ModelCosts:
     def _clip_frame(self) -> int:
         clip: Any = self.clip
         side = clip.config.vision_config.image_size
-        with counter() as count, torch.no_grad():
-            embed_patches(clip, torch.empty((1, 3, side, side), device="meta", dtype=clip.dtype))
-        return count.get_total_flops()
+        frame = torch.empty((1, 3, side, side), device="meta", dtype=clip.dtype)
+        return count(lambda: embed_patches(clip, frame))[0]
 
     @cached_property
     def _clip_text(self) -> list[Fraction]:
         clip: Any = self.clip
-        points = []
-        for length in (1, 2, 3):
-            with counter() as count, torch.no_grad():
-                embed_text(clip, torch.zeros((1, length), device="meta", dtype=torch.long))
-            points.append((length, count.get_total_flops()))
-        return _fit(points)
-
-    @cached_property
-    def _prefill(self) -> list[Fraction]:
-        return _fit([(n, self._count(n, 0)) for n in (1, 2, 3)])
+        texts = [torch.zeros((1, length), device="meta", dtype=torch.long) for length in (1, 2, 3)]
+        return _fit([count(lambda ids=ids: embed_text(clip, ids))[0] for ids in texts])
 
     def prefill(self, tokens: int) -> int:
         """The LLM reading `tokens` tokens and predicting the next one."""
-        return _evaluate(self._prefill, tokens)
+        return self.prefill_layers([tokens] * self.num_layers)
 
-    @cached_property
-    def _step(self) -> list[Fraction]:
-        return _fit([(n, self._count(1, n)) for n in (1, 2)])
+    def prefill_layers(self, lengths: Sequence[int], after_attention: Sequence[int] | None = None) -> int:
+        """The LLM reading a prompt of which it loses tokens on the way.
+
+        Args:
+            lengths: Tokens that each layer's attention reads.
+            after_attention: Tokens that are left behind each layer's attention; None where none go there.
+        """
+        rest, attention, others = self._decoder
+        flops = rest(lengths[0], lengths[0])  # rotary embedding of the whole prompt, and the head on its last token
+        flops += sum(layer(n, n) for layer, n in zip(attention, lengths, strict=True))
+        return flops + sum(layer(n, n) for layer, n in zip(others, after_attention or lengths, strict=True))
 
     def decode(self, tokens: int, steps: int) -> int:
         """`steps` further tokens after a prefill of `tokens`; each reads the cache that the one before it left."""
-        return sum(_evaluate(self._step, tokens + step) for step in range(steps))
+        return self.decode_layers([tokens] * self.num_layers, steps)
 
-    def _count(self, tokens: int, cached: int) -> int:
+    def decode_layers(self, lengths: Sequence[int], steps: int) -> int:
+        """`steps` further tokens after a prefill that left `lengths` tokens in the layers' caches."""
+        return sum(self.decode_step([cached + step for cached in lengths]) for step in range(steps))
+
+    def decode_step(self, cached: Sequence[int]) -> int:
+        """One further token, which looks at itself and at so many cached tokens of each layer."""
+        rest, attention, others = self._decoder
+        flops = rest(1, 1) + sum(layer(1, 1) for layer in others)
+        return flops + sum(layer(1, seen + 1) for layer, seen in zip(attention, cached, strict=True))
+
+    @cached_property
+    def _decoder(self) -> tuple[Polynomial, list[Polynomial], list[Polynomial]]:
+        """What is no layer's (rotary embedding, head), each layer's attention, and all else in each layer."""
+        layers = list(self.model.model.get_decoder().layers)
+        modules = [*layers, *(layer.self_attn for layer in layers)]
+        counts = [self._count(new, seen - new, modules) for new, seen in PLACES]
+        inside = [list(values) for values in zip(*(spent for _, spent in counts), strict=True)]
+        whole, attention = inside[: len(layers)], inside[len(layers) :]
+        others = [_minus(layer, own) for layer, own in zip(whole, attention, strict=True)]
+        rest = [total - sum(spent[: len(layers)]) for total, spent in counts]
+        return Polynomial.through(rest), [*map(Polynomial.through, attention)], [*map(Polynomial.through, others)]
+
+    def _count(self, tokens: int, cached: int, modules: Sequence[nn.Module]) -> tuple[int, list[int]]:
         """One call of decoder and head: `tokens` new tokens on top of `cached` ones, logits of the last alone."""
         cache = DynamicCache(config=self.text)
         if cached:
             self._read(cached, cache)
-        with counter() as count:
-            self._read(tokens, cache)
-        return count.get_total_flops()
+        return count(lambda: self._read(tokens, cache), modules)
 
     @torch.no_grad()
-    def _read(self, tokens: int, cache: DynamicCache) -> Tensor:
+    def _read(self, tokens: int, cache: DynamicCache) -> None:
         embeddings = torch.empty((1, tokens, self.text.hidden_size), device="meta", dtype=self.model.dtype)
         hidden = self.model.model.get_decoder()(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)[0]
-        return self.model.get_output_embeddings()(hidden[:, -1:])
+        self.model.get_output_embeddings()(hidden[:, -1:])
+
+    def cache_elements(self, lengths: Sequence[int]) -> int:
+        """Numbers in a KV cache that holds so many tokens in each layer."""
+        heads = self.text.num_attention_heads
+        width = getattr(self.text, "head_dim", None) or self.text.hidden_size // heads
+        return 2 * width * (getattr(self.text, "num_key_value_heads", None) or heads) * sum(lengths)
+
+    @cached_property
+    def parameters(self) -> dict[str, int]:
+        """Weights of tower, projector and LLM; weights that two parts share count once, for the LLM."""
+        model = self.model
+        llm = _weights(model.model.get_decoder(), model.get_output_embeddings(), model.get_input_embeddings())
+        mergers = _weights(*self.vision.projectors(model))
+        tower = _weights(self.vision.tower(model)).keys() - mergers.keys()
+        every = _weights(model)
+        parts = {"tower": tower, "projector": every.keys() - llm.keys() - tower, "llm": llm.keys()}
+        return {part: sum(every[key] for key in keys) for part, keys in parts.items()}
 
 
-def _fit(points: list[tuple[int, int]]) -> list[Fraction]:
-    """Newton's divided differences through the points at 1, 2, ...: exact coefficients of (n-1), (n-1)(n-2), ..."""
-    values = [Fraction(value) for _, value in points]
+def literature_flops(text: PretrainedConfig, lengths: Sequence[int]) -> int:
+    """T(4nd^2 + 2n^2d + 2ndm), the sum over T layers that papers print, with every token that a layer reads in n.
+
+    Not a count of FLOPs: it takes a multiply-add for one, leaves out the third matrix of a gated MLP, grouped-query
+    attention, the head and all of the vision side.
+    """
+    d, m = text.hidden_size, text.intermediate_size
+    return sum(4 * n * d**2 + 2 * n**2 * d + 2 * n * d * m for n in lengths)
+
+
+def _weights(*modules: nn.Module) -> dict[int, int]:
+    """Sizes of all weights in some modules, by identity."""
+    return {id(weight): weight.numel() for module in modules for weight in module.parameters()}
+
+
+def _minus(left: Sequence[int], right: Sequence[int]) -> list[int]:
+    return [a - b for a, b in zip(left, right, strict=True)]
+
+
+def _fit(counts: Sequence[int]) -> list[Fraction]:
+    """Newton's divided differences through the values at 1, 2, ...: exact coefficients of (n-1), (n-1)(n-2), ..."""
+    values = [Fraction(value) for value in counts]
     coefficients = [values[0]]
     for order in range(1, len(values)):
         values = [(later - earlier) / order for earlier, later in pairwise(values)]

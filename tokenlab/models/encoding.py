@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,9 +16,10 @@ from transformers import PreTrainedModel
 from tokenlab.compressors.evidence import TokenEmbeddings, TowerAttention
 from tokenlab.data.samples import Frames
 from tokenlab.errors import SampleError
-from tokenlab.models.families import Family
+from tokenlab.models.families import Family, Reading
+from tokenlab.models.grids import Places
 from tokenlab.models.probes import cls_attention, mean_attention, probed
-from tokenlab.models.prompts import PromptWriter
+from tokenlab.models.prompts import Processed, PromptWriter
 from tokenlab.tensors import Evidence, VisualTokens
 
 
@@ -26,17 +28,17 @@ class Encoded:
     """One clip after tower and projector, for one choice of its frames.
 
     Attributes:
-        features: The medium's tokens in prompt order, separators included.
-        tokens: Its grid tokens, with the evidence read from the tower.
-        replacements: What the prompt's placeholder words expand to.
+        output: What the stock encoder gave back.
+        tokens: The clip's grid tokens, with the evidence read from the tower.
+        processed: What the processor made of the clip.
         milliseconds: Processor, tower and projector.
         evidence_milliseconds: What each piece of evidence took besides; charged to the arms that need it.
     """
 
     frames: Frames
-    features: Float[Tensor, "n d"]
+    output: Any
     tokens: VisualTokens
-    replacements: list[str]
+    processed: Processed
     milliseconds: float
     evidence_milliseconds: dict[Evidence, float]
 
@@ -53,31 +55,52 @@ def encode(
 ) -> Encoded:
     """One clip through processor, tower and projector; raises SampleError if what comes out is not finite."""
     started = time.perf_counter()
-    pixels, replacements = writer.pixels(frames)
-    probes = [_TowerProbe(model, family, need) for need in needs if isinstance(need, TowerAttention)]
+    reading, processed = writer.reading(frames), writer.process(frames)
+    inputs = {name: _onto(model, value) for name, value in processed.inputs.items()}
+    probes = [_TowerProbe(model, family, reading, need) for need in needs if isinstance(need, TowerAttention)]
     with ExitStack() as stack:
         for probe in probes:
             stack.enter_context(probed(family.attention_of(model, probe.need.layer), probe))
-        features = family.encode(model, pixels.to(model.device, model.dtype))
+        output = reading.encode(model, inputs)
     synchronise(model.device)
+    features = as_rows(output.pooler_output)
     if not bool(torch.isfinite(features).all()):
         raise SampleError("the vision tower's output is not finite (NaN or infinite pixels?)")
     evidence: dict[Evidence, Tensor] = {probe.need: probe.on_grid() for probe in probes}
     spent: dict[Evidence, float] = {probe.need: probe.milliseconds for probe in probes}
-    grid = features[: features.shape[0] - family.separators]
+    places = torch.from_numpy(processed.places).to(features.device)
+    on_grid = places[:, 0] >= 0
+    values = features[on_grid]
     if (aligned := TokenEmbeddings("llm")) in needs:
-        evidence[aligned] = grid
-    shape = (len(frames.numbers), writer.rows, writer.columns)
-    tokens = VisualTokens.from_grid(grid.reshape(*shape, -1), evidence)
+        evidence[aligned] = values
+    tokens = VisualTokens(values, places[on_grid], grid_shape(processed.places), evidence)
     elapsed = 1000 * (time.perf_counter() - started)
-    return Encoded(frames, features, tokens, replacements, elapsed - sum(spent.values()), spent)
+    return Encoded(frames, output, tokens, processed, elapsed - sum(spent.values()), spent)
+
+
+def as_rows(features: Any) -> Float[Tensor, "n d"]:
+    """A medium's tokens in prompt order, whatever nesting the family's encoder gives them."""
+    if isinstance(features, Tensor):
+        return features.flatten(0, -2)
+    return torch.cat([each.flatten(0, -2) for each in features])
+
+
+def grid_shape(places: Places) -> tuple[int, int, int]:
+    """Frames, rows and columns that hold every place."""
+    frames, rows, columns = (places.max(axis=0) + 1).tolist()
+    return frames, rows, columns
+
+
+def _onto(model: PreTrainedModel, value: Tensor) -> Tensor:
+    """On the model's device; pixels in its precision."""
+    return value.to(model.device, model.dtype if value.is_floating_point() else None)
 
 
 class _TowerProbe:
     """Listens to one attention layer of the tower and keeps what one piece of evidence asks for."""
 
-    def __init__(self, model: PreTrainedModel, family: Family, need: TowerAttention) -> None:
-        self.model, self.family, self.need = model, family, need
+    def __init__(self, model: PreTrainedModel, family: Family, reading: Reading, need: TowerAttention) -> None:
+        self.model, self.family, self.reading, self.need = model, family, reading, need
         self.from_cls = family.has_cls and need.query != "mean"
         self.read: Callable[..., Tensor] = cls_attention if self.from_cls else mean_attention
         self.attention: list[Tensor] = []
@@ -94,4 +117,4 @@ class _TowerProbe:
     def on_grid(self) -> Float[Tensor, " n"]:
         """The attention on the token grid, brought there like the tokens."""
         patches = torch.cat(self.attention)[:, 1 if self.family.has_cls else 0 :, None]
-        return self.family.to_grid(self.model, patches).flatten()
+        return self.reading.to_grid(self.model, patches).flatten()

@@ -16,20 +16,23 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tokenlab.models.arrangement import Arrangement
+from tokenlab.models.arrangement import Arrangement, Prompt
+from tokenlab.tensors import Reduction
 
 
 @dataclass(frozen=True)
 class Rewrite:
-    """What the LLM shall read instead of one untouched prompt of `length` tokens.
+    """What the LLM shall read instead of one untouched prompt.
 
     Attributes:
-        values: The reduced medium's tokens; None where all of them are untouched tokens of the prompt.
+        values: For each medium its reduced tokens.
+        composed: For each medium all its reductions in one: for whatever else accompanies its tokens.
     """
 
+    prompt: Prompt
     arrangement: Arrangement
-    length: int
-    values: Float[Tensor, "m d"] | None
+    values: tuple[Float[Tensor, "_ d"], ...]
+    composed: tuple[Reduction, ...]
 
 
 @contextmanager
@@ -63,41 +66,97 @@ class _Entry:
 
     def __init__(self, rewrites: Sequence[Rewrite]) -> None:
         self.rewrites = rewrites
+        self.longest = max(len(rewrite.arrangement) for rewrite in rewrites)
         self.mask: Tensor | None = None  # [b, s], of the reduced sequence so far; set at prefill
-        self.positions = torch.empty(0)  # [b, 1], of the last token
+        self.positions = torch.empty(0)  # [(r,) b, 1], of the last token
 
     def __call__(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         embeddings = kwargs["inputs_embeds"]
         kwargs = dict(kwargs)
         if self.mask is None:
-            kwargs["inputs_embeds"], self.mask, positions = self._prefill(embeddings)
+            padded = embeddings.shape[1]
+            index, self.mask = self._index(padded, embeddings.device)
+            kwargs["inputs_embeds"] = self._reduce(embeddings, index)
+            positions = self._positions(kwargs.get("position_ids"), padded).to(embeddings.device)
+            if kwargs.get("deepstack_visual_embeds") is not None:
+                kwargs.update(self._deepstack(kwargs, index))
         else:
             self.mask = torch.cat([self.mask, self.mask.new_ones(embeddings.shape[:2])], dim=1)
-            positions = self.positions + 1
+            positions = self.positions + 1  # what is decoded is text: the same step on every axis
         # an explicit mask, even of ones: without it transformers takes gaps in the positions for packed documents
         kwargs["attention_mask"], kwargs["position_ids"] = self.mask, positions
-        self.positions = positions[:, -1:]
+        self.positions = positions[..., -1:]
         return args, kwargs
 
-    def _prefill(
-        self, embeddings: Float[Tensor, "b s d"]
-    ) -> tuple[Float[Tensor, "b r d"], Int[Tensor, "b r"], Int[Tensor, "b r"]]:
-        longest = max(len(rewrite.arrangement) for rewrite in self.rewrites)
-        batch, padded, _ = embeddings.shape
-        source = np.zeros((batch, longest), dtype=np.int64)
-        mask, positions = np.zeros_like(source), np.zeros_like(source)
+    def _index(self, padded: int, device: torch.device) -> tuple[Int[Tensor, "b r"], Int[Tensor, "b r"]]:
+        """Where each remaining token stands in the untouched, padded batch; and which places are not padding."""
+        source = np.zeros((len(self.rewrites), self.longest), dtype=np.int64)
+        mask = np.zeros_like(source)
         for row, rewrite in enumerate(self.rewrites):
-            start = longest - len(rewrite.arrangement)
-            source[row, start:] = rewrite.arrangement.source + padded - rewrite.length
-            positions[row, start:] = rewrite.arrangement.positions
+            start = self.longest - len(rewrite.arrangement)
+            source[row, start:] = rewrite.arrangement.source + padded - len(rewrite.prompt)
             mask[row, start:] = 1
-        device = embeddings.device
-        index = torch.from_numpy(source).to(device)
+        return torch.from_numpy(source).to(device), torch.from_numpy(mask).to(device)
+
+    def _reduce(self, embeddings: Float[Tensor, "b s d"], index: Int[Tensor, "b r"]) -> Float[Tensor, "b r d"]:
         reduced = embeddings.gather(1, index[..., None].expand(-1, -1, embeddings.shape[-1]))
         for row, rewrite in enumerate(self.rewrites):
-            if rewrite.values is not None:
-                slot = rewrite.arrangement.slot
-                places = torch.from_numpy(np.nonzero(slot >= 0)[0] + longest - len(slot)).to(device)
-                values = rewrite.values[torch.from_numpy(slot[slot >= 0]).to(device)]
-                reduced[row, places] = values.to(device, reduced.dtype)
-        return reduced, torch.from_numpy(mask).to(device), torch.from_numpy(positions).to(device)
+            for medium, (values, composed) in enumerate(zip(rewrite.values, rewrite.composed, strict=True)):
+                if composed.merges:
+                    places, slots = self._places(rewrite.arrangement, medium, embeddings.device)
+                    reduced[row, places] = values[slots].to(reduced)
+        return reduced
+
+    def _places(
+        self, arrangement: Arrangement, medium: int, device: torch.device
+    ) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"]]:
+        """Where a medium's tokens stand in its row of the reduced batch, and which of its slots they are."""
+        (places,) = np.nonzero(arrangement.medium == medium)
+        slots = arrangement.slot[places]
+        places = places + self.longest - len(arrangement)
+        return torch.from_numpy(places).to(device), torch.from_numpy(slots).to(device)
+
+    def _positions(self, original: Tensor | None, padded: int) -> Int[Tensor, "*axes b r"]:
+        """Position ids of the reduced batch, in the form in which the untouched ones came."""
+        batch = len(self.rewrites)
+        given = None if original is None else original.cpu().numpy()
+        rows = 1 if given is None or given.ndim == 2 else given.shape[0]
+        reduced = np.zeros((rows, batch, self.longest), dtype=np.int64)
+        for row, rewrite in enumerate(self.rewrites):
+            if given is None:
+                own = np.arange(len(rewrite.prompt))[None]
+            else:
+                own = given.reshape(rows, -1, padded)[:, row % given.shape[-2], padded - len(rewrite.prompt) :]
+            start = self.longest - len(rewrite.arrangement)
+            reduced[:, row, start:] = rewrite.arrangement.positions(rewrite.prompt, own)
+        return torch.from_numpy(reduced if rows > 1 else reduced[0])
+
+    def _deepstack(self, kwargs: dict[str, Any], index: Int[Tensor, "b r"]) -> dict[str, Any]:
+        """Features that later layers add to visual tokens are reduced by the same reductions as the tokens."""
+        mask: Tensor = kwargs["visual_pos_masks"]
+        reduced_mask = mask.gather(1, index) & self.mask.bool()  # pyright: ignore[reportOptionalMemberAccess]
+        return {
+            "visual_pos_masks": reduced_mask,
+            "deepstack_visual_embeds": [
+                self._follow(feature, mask, reduced_mask) for feature in kwargs["deepstack_visual_embeds"]
+            ],
+        }
+
+    def _follow(self, features: Float[Tensor, "v d"], mask: Tensor, reduced_mask: Tensor) -> Float[Tensor, "w d"]:
+        """One layer's features of all visual tokens of the batch, reduced row by row."""
+        rows = []
+        padded = mask.shape[1]
+        for row, (rewrite, own) in enumerate(zip(self.rewrites, features.split(mask.sum(1).tolist()), strict=True)):
+            arrangement = rewrite.arrangement
+            order = np.cumsum(mask[row, padded - len(rewrite.prompt) :].cpu().numpy()) - 1  # of visual tokens
+            kept = arrangement.source[reduced_mask[row, self.longest - len(arrangement) :].cpu().numpy()]
+            reduced = own[torch.from_numpy(order[kept]).to(own.device)]
+            visual = arrangement.medium[reduced_mask[row, self.longest - len(arrangement) :].cpu().numpy()]
+            for medium, composed in enumerate(rewrite.composed):
+                if composed.merges:
+                    tokens = own[torch.from_numpy(order[rewrite.prompt.media[medium].visual]).to(own.device)]
+                    slots = arrangement.slot[arrangement.medium == medium]
+                    target = torch.from_numpy(np.nonzero(visual == medium)[0]).to(own.device)
+                    reduced[target] = composed.apply(tokens)[torch.from_numpy(slots).to(own.device)]
+            rows.append(reduced)
+        return torch.cat(rows)

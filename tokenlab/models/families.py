@@ -5,8 +5,8 @@ The rows name parts of stock transformers classes; nothing is patched and no for
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection
+import inspect
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Literal
@@ -18,45 +18,79 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from tokenlab.compressors.base import TokenCompressor
 from tokenlab.compressors.evidence import QuestionEmbeddings, TokenEmbeddings, TowerAttention
-from tokenlab.compressors.pipeline import Pipeline
+from tokenlab.compressors.pipeline import Pipeline, stages_of
 from tokenlab.errors import UserError
+from tokenlab.models.grids import Inputs, Places, any_resolution, pooled_video, square
 from tokenlab.tensors import Evidence
+
+Kind = Literal["image", "video"]
+
+
+def listed(features: Sequence[Any]) -> list[Tensor]:
+    """Several media's features as one list of tensors, `[n, d]` each."""
+    return [tensor for each in features for tensor in each]
+
+
+def in_a_row(features: Sequence[Tensor]) -> Float[Tensor, "1 n d"]:
+    """Several media's features, `[1, n, d]` each, as one sequence."""
+    return torch.cat(list(features), dim=1)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a family reads one kind of medium.
+
+    Attributes:
+        content: What stands for it in chat messages: one item of this kind, or one a frame.
+        item_per_frame: Whether every frame is an item of its own.
+        encoder: `get_{encoder}_features` encodes it, and its output goes back under this key.
+        placeholder: The config attribute with the id of the token that stands for a visual token.
+        places: Where its tokens lie on the token grid, from config and processor output.
+        join: Features of several media, as the family's forward wants them together.
+        pool: The model's own method that brings tower patches `[t, p, d]` to the token grid; empty where none is.
+    """
+
+    content: Kind
+    item_per_frame: bool
+    encoder: Kind
+    placeholder: str
+    places: Callable[[PretrainedConfig, Inputs], Places]
+    join: Callable[[Sequence[Any]], Any] = listed
+    pool: str = ""
+
+    def encode(self, model: PreTrainedModel, inputs: Inputs) -> Any:
+        """The stock encoder's output for one medium, given what it asks for by name."""
+        method = getattr(model.model, f"get_{self.encoder}_features")
+        asked = {name: inputs[name] for name in inspect.signature(method).parameters if name in inputs}
+        return method(**asked, return_dict=True)
+
+    def to_grid(self, model: PreTrainedModel, patches: Float[Tensor, "t p d"]) -> Float[Tensor, "n d"]:
+        """Brings one value per tower patch to the token grid, exactly as the tokens get there."""
+        return (getattr(model.model, self.pool)(patches) if self.pool else patches).flatten(0, 1)
 
 
 @dataclass(frozen=True)
 class Family:
-    """The facts of one family, for the way it reads video.
+    """The facts of one family.
 
     Attributes:
         name: The family's name in messages.
-        modality: The kind of content a video's frames enter the prompt as, and the key of its encoder output.
-        pixels: The processor output that the tower reads.
-        placeholder: The config attribute with the id of the placeholder token.
+        image: How it reads an image.
+        video: How it reads a video's frames.
         tower: Where the vision tower is in the model.
-        attention: Where the tower's attention modules are, by layer; each has `config` for its kernel.
+        blocks: Where the tower's blocks are; each has its attention module under `self_attn`.
         has_cls: Whether row 0 of the tower's output is a class token.
-        separators: Placeholders after a video's grid tokens, such as OneVision's newline.
-        pool: The model's own method that brings tower patches `[t, p, d]` to the token grid; empty where none is.
-        grid: Rows and columns of a frame's token grid, from the config.
         frame_text: The text before each frame, with `{number}` (from 1) or `{seconds}`; a checkpoint's config may
             carry its own under the same key.
     """
 
     name: str
-    modality: Literal["image", "video"]
-    pixels: str
-    placeholder: str
+    image: Reading
+    video: Reading
     tower: str
-    attention: str
+    blocks: str
     has_cls: bool
-    separators: int
-    pool: str
-    grid: Callable[[PretrainedConfig], tuple[int, int]]
     frame_text: str = ""
-
-    def placeholder_id(self, config: PretrainedConfig) -> int:
-        """The token id that stands for a visual token in the prompt."""
-        return getattr(config, self.placeholder)
 
     def tower_of(self, model: PreTrainedModel) -> nn.Module:
         """The vision tower."""
@@ -64,21 +98,7 @@ class Family:
 
     def attention_of(self, model: PreTrainedModel, layer: int) -> nn.Module:
         """The attention module of one layer of the tower, counted from the end if negative."""
-        return attrgetter(self.attention)(model)[layer].self_attn
-
-    def encode(self, model: PreTrainedModel, pixels: Tensor) -> Float[Tensor, "n d"]:
-        """One medium through tower and projector: its visual tokens in prompt order, separators included."""
-        if self.modality == "image":
-            return torch.cat(list(model.model.get_image_features(pixels, return_dict=True).pooler_output))
-        return model.model.get_video_features(pixels, return_dict=True).pooler_output[0]
-
-    def encoder_output(self, features: list[Float[Tensor, "_ d"]]) -> Any:
-        """Features of all media of a batch, in the form in which the family's forward reads them."""
-        return features if self.modality == "image" else torch.cat(features)[None]
-
-    def to_grid(self, model: PreTrainedModel, patches: Float[Tensor, "t p d"]) -> Float[Tensor, "t n d"]:
-        """Brings one value per tower patch to the token grid, exactly as the tokens get there."""
-        return getattr(model.model, self.pool)(patches) if self.pool else patches
+        return attrgetter(self.blocks)(model)[layer].self_attn
 
     def lacks(self, need: Evidence, auxiliary: Collection[str] = ()) -> str | None:
         """Why this evidence cannot be had, also with the auxiliary encoders named; None where it can."""
@@ -88,20 +108,18 @@ class Family:
             case TowerAttention() | TokenEmbeddings(space="llm") | QuestionEmbeddings(space="llm"):
                 return None
             case TokenEmbeddings(space="clip") | QuestionEmbeddings(space="clip"):
+                if "clip" in auxiliary:
+                    return None
                 return (
-                    None
-                    if "clip" in auxiliary
-                    else (
-                        f"{self.name} checkpoints come without CLIP's text side; add model.mllm.auxiliary: "
-                        "{clip: FOLDER_OR_ID}, or choose space: llm"
-                    )
+                    f"{self.name} checkpoints come without CLIP's text side; add model.mllm.auxiliary: "
+                    "{clip: FOLDER_OR_ID}, or choose space: llm"
                 )
         return f"{self.name} does not offer {need}"
 
     def refusal(self, compressor: TokenCompressor, auxiliary: Collection[str] = ()) -> str | None:
         """Why a compressor cannot run on this family; None where it can."""
-        if compressor.stage not in SUPPORTED_STAGES:
-            return f"{compressor.name} acts on {compressor.stage}, a stage the model side does not drive yet"
+        if unknown := [stage for stage in stages_of(compressor) if stage not in SUPPORTED_STAGES]:
+            return f"{compressor.name} acts on {unknown[0]}, a stage the model side does not drive yet"
         reasons = sorted(reason for need in compressor.needs() if (reason := self.lacks(need, auxiliary)))
         return f"{compressor.name} cannot run on {self.name}: {reasons[0]}" if reasons else None
 
@@ -115,45 +133,22 @@ class Family:
 
 SUPPORTED_STAGES = ("frames", "grid")
 
-
-def _patch_rows(config: PretrainedConfig) -> int:
-    return config.vision_config.image_size // config.vision_config.patch_size
-
-
-def _square(config: PretrainedConfig) -> tuple[int, int]:
-    side = _patch_rows(config)
-    return side, side
-
-
-def _square_halved(config: PretrainedConfig) -> tuple[int, int]:
-    side = math.ceil(_patch_rows(config) / 2)
-    return side, side
-
-
 FAMILIES: dict[str, Family] = {
     "llava": Family(
         name="LLaVA-1.5",
-        modality="image",
-        pixels="pixel_values",
-        placeholder="image_token_id",
+        image=Reading("image", False, "image", "image_token_id", square),
+        video=Reading("image", True, "image", "image_token_id", square),
         tower="model.vision_tower",
-        attention="model.vision_tower.encoder.layers",
+        blocks="model.vision_tower.encoder.layers",
         has_cls=True,
-        separators=0,
-        pool="",
-        grid=_square,
     ),
     "llava_onevision": Family(
         name="LLaVA-OneVision",
-        modality="video",
-        pixels="pixel_values_videos",
-        placeholder="video_token_id",
+        image=Reading("image", False, "image", "image_token_id", any_resolution),
+        video=Reading("video", False, "video", "video_token_id", pooled_video, in_a_row, pool="apply_pooling"),
         tower="model.vision_tower",
-        attention="model.vision_tower.encoder.layers",
+        blocks="model.vision_tower.encoder.layers",
         has_cls=False,
-        separators=1,
-        pool="apply_pooling",
-        grid=_square_halved,
     ),
 }
 """By the checkpoint's `model_type`."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import islice
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -18,15 +18,15 @@ from tokenlab.compressors.evidence import QuestionEmbeddings, TokenEmbeddings
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.data.samples import Clip, Frames, Sample
 from tokenlab.errors import SampleError
-from tokenlab.models.arrangement import Move, arrange
+from tokenlab.models.arrangement import Move, Prompt, arrange
 from tokenlab.models.auxiliary import AuxiliaryClip, check_auxiliary
 from tokenlab.models.encoding import Encoded, encode, synchronise
 from tokenlab.models.entry import Rewrite, after_first_call, reduced_prompts
 from tokenlab.models.families import family_of
 from tokenlab.models.loading import load_config, load_model, load_processor
-from tokenlab.models.prompts import Prompt, PromptWriter
+from tokenlab.models.prompts import PromptWriter
 from tokenlab.models.settings import MLLM
-from tokenlab.tensors import Evidence, MediumShape, Step, Trace
+from tokenlab.tensors import Evidence, MediumShape, Reduction, Step, Trace
 
 CLIP_TOKENS = TokenEmbeddings("clip")
 
@@ -37,7 +37,7 @@ class Request:
 
     sample: Sample
     prompt: Prompt
-    features: Float[Tensor, "n d"]
+    encoded: Encoded
     rewrite: Rewrite | None  # None: the untouched model
     trace: Trace
     encode_milliseconds: float
@@ -95,7 +95,7 @@ class FrozenMLLM(nn.Module):
         encoded = encode(self.model, self.writer, self.family, frames, needs)
         if self.clip is None or CLIP_TOKENS not in needs:
             return encoded
-        evidence, spent = self.clip.read(frames, (self.writer.rows, self.writer.columns))
+        evidence, spent = self.clip.read(frames, encoded.tokens.grid[1:])
         tokens = replace(encoded.tokens, evidence={**encoded.tokens.evidence, CLIP_TOKENS: evidence})
         times = {**encoded.evidence_milliseconds, CLIP_TOKENS: spent}
         return replace(encoded, tokens=tokens, evidence_milliseconds=times)
@@ -126,7 +126,7 @@ class FrozenMLLM(nn.Module):
         frames, selections = self._select(clip.frames, sample, pipeline)
         selecting = time.perf_counter() - clock
         encoded = encodings.get(clip, frames)
-        prompt = self.writer.write(frames, sample.question, encoded.replacements, self.settings.max_new_tokens)
+        prompt = self.writer.write(frames, sample.question, encoded.processed, self.settings.max_new_tokens)
         synchronise(self.model.device)
         clock = time.perf_counter()
         questions, texts = self._question(sample.question, pipeline)
@@ -134,13 +134,10 @@ class FrozenMLLM(nn.Module):
         rewrite, reductions = self._reduce_grid(encoded, prompt, sample, pipeline)
         synchronise(self.model.device)
         compressing = time.perf_counter() - clock
-        candidates = MediumShape(
-            (len(clip.frames.numbers), self.writer.rows, self.writer.columns), self.family.separators
-        )
         trace = Trace(
-            media=(candidates,),
+            media=(self._untouched(clip.frames, frames, prompt),),
             steps=(*selections, *reductions),
-            prompt_tokens=len(prompt) + self.writer.frame_tokens(clip.frames) - self.writer.frame_tokens(frames),
+            prompt_tokens=len(prompt) + self._unselected(clip.frames, frames, prompt),
             prefill_tokens=len(rewrite.arrangement) if rewrite else len(prompt),
             frames_encoded=(len(frames.numbers),),
             auxiliary_frames=len(frames.numbers) if CLIP_TOKENS in pipeline.needs() else 0,
@@ -150,12 +147,26 @@ class FrozenMLLM(nn.Module):
         return Request(
             sample,
             prompt,
-            encoded.features,
+            encoded,
             rewrite,
             trace,
             encoded.milliseconds + evidence,
             1000 * (selecting + compressing),
         )
+
+    @staticmethod
+    def _untouched(candidates: Frames, selected: Frames, prompt: Prompt) -> MediumShape:
+        """The medium as it would be without any reduction, frame selection included."""
+        (medium,) = prompt.media
+        scale = len(candidates.numbers) / len(selected.numbers)  # 1 unless frames were selected: those are all alike
+        return MediumShape(len(candidates.numbers), round(len(medium.visual) * scale), len(medium.separators))
+
+    def _unselected(self, candidates: Frames, selected: Frames, prompt: Prompt) -> int:
+        """Prompt tokens of the frames that frame selection left out."""
+        per_frame = len(prompt.media[0].visual) // len(selected.numbers)
+        left_out = set(candidates.numbers) - set(selected.numbers)
+        markers = zip(candidates.numbers, self.writer.marker_tokens(candidates), strict=True)
+        return sum(per_frame + length for number, length in markers if number in left_out)
 
     def _select(self, frames: Frames, sample: Sample, pipeline: Pipeline) -> tuple[Frames, list[Step]]:
         """Frame selection: what the tower will see."""
@@ -163,7 +174,9 @@ class FrozenMLLM(nn.Module):
         for method in pipeline.at(FrameSelection):
             generator = seeded_generator(self.seed, method.name, sample.uid)
             seconds = torch.from_numpy(frames.seconds)
-            chosen = method.select_frames(FrameView(len(frames.numbers), seconds, sample.question, {}, generator)).check()
+            chosen = method.select_frames(
+                FrameView(len(frames.numbers), seconds, sample.question, {}, generator)
+            ).check()
             index = chosen.anchor.numpy()
             frames = Frames(
                 frames.pixels[index], tuple(frames.numbers[i] for i in index.tolist()), frames.seconds[index]
@@ -185,9 +198,9 @@ class FrozenMLLM(nn.Module):
             reduction = method.reduce_grid(GridView(tokens, sample.question, generator)).check()
             tokens = tokens.reduce(reduction)
             steps.append(Step("grid", method.name, 0, reduction))
-            moves.append(Move(reduction, method.positions, method.separators))
-        values = tokens.values if any(step.reduction.merges for step in steps) else None
-        return Rewrite(arrange(prompt, moves), len(prompt), values), steps
+            moves.append(Move((reduction,), method.positions, method.separators))
+        composed = reduce(Reduction.then, (step.reduction for step in steps))
+        return Rewrite(prompt, arrange(prompt, moves), (tokens.values,), (composed,)), steps
 
     def _question(self, question: str, pipeline: Pipeline) -> tuple[dict[Evidence, Tensor], tuple[int, ...]]:
         """The question in every space that some method compares it in, and the lengths of texts CLIP read for it."""
@@ -231,10 +244,11 @@ class FrozenMLLM(nn.Module):
         ]
 
     def _generate(self, inputs: dict[str, Tensor], requests: Sequence[Request]) -> Tensor:
-        features = self.family.encoder_output([request.features for request in requests])
+        reading = self.writer.reading(requests[0].encoded.frames)
+        features = reading.join([request.encoded.output.pooler_output for request in requests])
         return self.model.generate(
             **inputs,
-            mm_encoder_outputs={self.family.modality: BaseModelOutputWithPooling(pooler_output=features)},
+            mm_encoder_outputs={reading.encoder: BaseModelOutputWithPooling(pooler_output=features)},
             max_new_tokens=self.settings.max_new_tokens,
             do_sample=False,
             num_beams=1,

@@ -8,106 +8,119 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
-from torch import Tensor
 from transformers import PretrainedConfig
 
 from tokenlab.data.samples import Frames
 from tokenlab.errors import SampleError
-from tokenlab.models.families import Family
-
-Span = tuple[int, int]
+from tokenlab.models.arrangement import Medium, Prompt, Span
+from tokenlab.models.families import Family, Reading
+from tokenlab.models.grids import Inputs, Places
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """One prompt with one medium, and where everything is in it.
+class Processed:
+    """What the checkpoint's processor made of a clip, whatever is asked about it.
 
     Attributes:
-        ids: Token ids, placeholders included, unpadded.
-        visual: Sequence index of each grid token, in raster order.
-        markers: For each frame, the text that belongs to it and goes when the frame loses all its tokens.
+        inputs: Its output, as the tower and the LLM read it.
+        replacements: What the placeholder words of a prompt expand to.
+        places: Where the clip's tokens lie on its token grid.
     """
 
-    ids: Int[np.ndarray, " s"]
-    visual: Int[np.ndarray, " n"]
-    markers: tuple[Span, ...]
-
-    def __len__(self) -> int:
-        """Tokens of the prompt."""
-        return self.ids.shape[0]
+    inputs: Inputs
+    replacements: list[str]
+    places: Places
 
 
 class PromptWriter:
     """Writes prompts for one checkpoint; the processor reads a clip's pixels once, however many questions follow."""
 
     def __init__(self, processor: Any, config: PretrainedConfig, family: Family) -> None:
-        self.processor, self.family = processor, family
-        self.placeholder = family.placeholder_id(config)
-        self.rows, self.columns = family.grid(config)
+        self.processor, self.config, self.family = processor, config, family
         self.frame_text = getattr(config, "frame_text", family.frame_text)
         self.context = config.get_text_config().max_position_embeddings
 
-    def pixels(self, frames: Frames) -> tuple[Tensor, list[str]]:
-        """What the tower reads, and what each placeholder word of a prompt expands to."""
-        media = {"images": list(frames.pixels)} if self.family.modality == "image" else {"videos": [frames.pixels]}
-        sampling = {} if self.family.modality == "image" else {"do_sample_frames": False}
-        text = [self.render(frames, "")]
-        output = self.processor(text=text, **media, **sampling, return_text_replacement_offsets=True)
-        pixels = torch.stack([torch.as_tensor(picture) for picture in output[self.family.pixels]])
-        return pixels, [entry["replacement"] for entry in output["text_replacement_offsets"][0]]
+    def reading(self, frames: Frames) -> Reading:
+        """How the family reads this clip."""
+        return self.family.image if frames.still else self.family.video
 
-    def write(self, frames: Frames, question: str, replacements: list[str], new_tokens: int) -> Prompt:
+    def process(self, frames: Frames) -> Processed:
+        """Pixels for the tower, and what a prompt needs to know of them."""
+        reading = self.reading(frames)
+        pictures = list(frames.pixels) if reading.content == "image" else [frames.pixels]
+        media: dict[str, Any] = {f"{reading.content}s": pictures}
+        if reading.content == "video":
+            media["do_sample_frames"] = False
+        text = [self.render(frames, "")]
+        output = dict(self.processor(text=text, **media, return_text_replacement_offsets=True))
+        replacements = [entry["replacement"] for entry in output.pop("text_replacement_offsets")[0]]
+        inputs = {name: _tensor(value) for name, value in output.items() if name not in ("input_ids", "attention_mask")}
+        return Processed(inputs, replacements, reading.places(self.config, inputs))
+
+    def write(self, frames: Frames, question: str, processed: Processed, new_tokens: int) -> Prompt:
         """The prompt of one question; raises SampleError for a question that cannot be asked."""
         if not question.strip():
             raise SampleError("the question is empty")
-        word = getattr(self.processor, f"{self.family.modality}_token")
+        content = self.reading(frames).content
+        word = getattr(self.processor, f"{content}_token")
         if word in question:
             raise SampleError(f"the question contains the placeholder {word!r}")
         texts, _ = self.processor.get_text_with_replacements(
-            [self.render(frames, question)], **{f"{self.family.modality}s_replacements": replacements}
+            [self.render(frames, question)], **{f"{content}s_replacements": processed.replacements}
         )
         ids = np.asarray(self.processor.tokenizer(texts[0])["input_ids"])
         if len(ids) + new_tokens > self.context:
             raise SampleError(
                 f"prompt of {len(ids)} tokens and an answer of up to {new_tokens} exceed the context of {self.context}"
             )
-        return self._locate(ids, frames)
+        return Prompt(ids, (self._locate(ids, frames, processed),))
 
     def render(self, frames: Frames, question: str) -> str:
         """The chat template's text, with one placeholder word a medium."""
-        if self.family.modality == "image":
+        reading = self.reading(frames)
+        content: list[dict[str, str]] = [{"type": reading.content}]
+        if reading.item_per_frame:
             content = [item for index in range(len(frames.numbers)) for item in self._frame_items(frames, index)]
-        else:
-            content = [{"type": "video"}]
         messages = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
         return self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
 
-    def marker(self, frames: Frames, index: int) -> str:
-        """The text before one frame."""
+    def marker_tokens(self, frames: Frames) -> list[int]:
+        """How many tokens the text before each frame has."""
+        if not self.reading(frames).item_per_frame or not self.frame_text:
+            return [0] * len(frames.numbers)
+        tokenizer = self.processor.tokenizer
+        texts = [self._marker(frames, index) for index in range(len(frames.numbers))]
+        return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+    def _marker(self, frames: Frames, index: int) -> str:
         return self.frame_text.format(number=frames.numbers[index] + 1, seconds=frames.seconds[index])
 
-    def frame_tokens(self, frames: Frames) -> int:
-        """Prompt tokens of a clip's frames: grid tokens and markers."""
-        return sum(
-            self.rows * self.columns + self._marker_tokens(frames, index) for index in range(len(frames.numbers))
-        )
-
-    def _marker_tokens(self, frames: Frames, index: int) -> int:
-        marker = self.marker(frames, index)
-        return len(self.processor.tokenizer(marker, add_special_tokens=False)["input_ids"]) if marker else 0
-
     def _frame_items(self, frames: Frames, index: int) -> list[dict[str, str]]:
-        marker = self.marker(frames, index)
+        marker = self._marker(frames, index)
         return [*([{"type": "text", "text": marker}] if marker else []), {"type": "image"}]
 
-    def _locate(self, ids: Int[np.ndarray, " s"], frames: Frames) -> Prompt:
-        (visual,) = np.nonzero(ids == self.placeholder)
-        num_frames, per_frame = len(frames.numbers), self.rows * self.columns
-        grid = visual[: num_frames * per_frame]  # separators come after the grid, in the same run
-        if len(visual) != num_frames * per_frame + self.family.separators:
-            raise SampleError(f"{len(visual)} placeholders in the prompt, {num_frames} frames of {per_frame} tokens")
-        starts, ends = grid[::per_frame], grid[per_frame - 1 :: per_frame] + 1
-        first = self._marker_tokens(frames, 0)
-        # between two frames stands the text of the later one; what precedes the first is known from its marker
-        markers = [(int(starts[0]) - first, int(starts[0])), *zip(ends[:-1].tolist(), starts[1:].tolist(), strict=True)]
-        return Prompt(ids, grid, tuple(markers))
+    def _locate(self, ids: Int[np.ndarray, " s"], frames: Frames, processed: Processed) -> Medium:
+        placeholder = getattr(self.config, self.reading(frames).placeholder)
+        (visual,) = np.nonzero(ids == placeholder)
+        places = processed.places
+        if len(visual) != len(places):
+            raise SampleError(f"{len(visual)} placeholders in the prompt for {len(places)} visual tokens")
+        on_grid = places[:, 0] >= 0
+        markers = self._markers(visual, places[:, 0], self.marker_tokens(frames)[0])
+        return Medium(visual[on_grid], places[on_grid], visual[~on_grid], markers)
+
+    @staticmethod
+    def _markers(visual: Int[np.ndarray, " n"], frame: Int[np.ndarray, " n"], first: int) -> tuple[Span, ...]:
+        """The text of each frame: what stands between it and the frame before; the first one's length is known."""
+        frames = [visual[frame == index] for index in range(int(frame.max()) + 1)]
+        starts, ends = [int(each[0]) for each in frames], [int(each[-1]) + 1 for each in frames]
+        return ((starts[0] - first, starts[0]), *zip(ends[:-1], starts[1:], strict=True))
+
+
+def _tensor(value: Any) -> torch.Tensor:
+    """The processor's lists of pictures as one tensor."""
+    if isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, list) and value and isinstance(value[0], torch.Tensor | np.ndarray):
+        return torch.stack([torch.as_tensor(each) for each in value])
+    return torch.as_tensor(value)

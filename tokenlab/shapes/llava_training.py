@@ -28,6 +28,7 @@ WEIGHTS = dict.fromkeys((*TYPES, *TRAINING_TYPES), 1.0) | {
     "last": 2.0,
     "frame": 2.0,
     "caption": 2.0,
+    "list": 2.0,
 }
 """How often the types are asked relative to one another: what is hard to learn more often."""
 
@@ -113,7 +114,7 @@ def make_batch(
             segments[v, s, : len(words) - 1] = words[:-1]
             targets[v, s, len(prompt) - 1 : len(words) - 1] = torch.tensor(answer)
     timestamps = torch.from_numpy(frames) + WORD_IDS["f1"]
-    return LlavaBatch(torch.from_numpy(features), timestamps, segments, targets)
+    return LlavaBatch(torch.tensor(features), timestamps, segments, targets)
 
 
 def logits(llava: LlavaForConditionalGeneration, batch: LlavaBatch) -> Float[Tensor, "videos questions length words"]:

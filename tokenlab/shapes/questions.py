@@ -19,7 +19,7 @@ TYPES = (
     "first",
     "last",
 )
-TRAINING_TYPES = ("caption", "frame")
+TRAINING_TYPES = ("caption", "frame", "list")
 ALL_FRAMES = tuple(range(1, NUM_FRAMES + 1))
 
 VERBS = {"moves": "move", "appears": "appear", "disappears": "disappear", "changes": "change colour"}
@@ -64,7 +64,7 @@ def questions(scene: Scene, frames: Sequence[int] = ALL_FRAMES, training: bool =
         *_events(scene, frames, seen),
         *_orders(scene, seen),
     ]
-    return found + _training(scene, seen) if training else found
+    return [*found, *_training(scene, seen), *_lists(scene, frames)] if training else found
 
 
 Seen = dict[Thing, tuple[int, int]]
@@ -149,6 +149,18 @@ def _training(scene: Scene, seen: Seen) -> list[Question]:
     if order is not None:
         story = " ".join(f"f{seen[thing][1]} {thing.shape} {thing.event}" for thing in order)
         found.append(Question(CAPTION_PROMPT, story, "caption"))
+    return found
+
+
+def _lists(scene: Scene, frames: Sequence[int]) -> list[Question]:
+    """What single frames show, from left to right: without it a model takes long to tie colours to shapes."""
+    found = []
+    for frame in frames:
+        shown = [(thing, state) for thing, state in zip(scene.things, scene.states(frame), strict=True) if state]
+        shown.sort(key=lambda pair: (pair[1].x, pair[1].y))
+        words = [f"{state.colour} {thing.shape} {quadrant(state.x, state.y)}" for thing, state in shown]
+        if words:
+            found.append(Question(f"what is there at f{frame} ?", " ".join(words), "list"))
     return found
 
 
