@@ -62,7 +62,7 @@ class DyCoke(GridReduction, CacheReduction, name="dycoke"):
         if self.retention_ratio is not None:
             to_share = total * (budget(self.retention_ratio, tokens) - tokens) + pruned.shape[0] * tokens
             keep = max(0, to_share // max(1, pruned.shape[0]))
-        # Paper: tokens are merged; released code, which we follow, drops them and leaves the rest in ascending similarity
+        # Paper: tokens are merged; released code, which we follow, drops them and puts the least similar ones first
         order = torch.arange(tokens, device=frames.device).repeat(total, 1)
         order[pruned] = cosine_similarity(frames[pruned], frames[pruned - back[pruned]], dim=-1).argsort(stable=True)
         kept = torch.where(back > 0, keep, tokens)

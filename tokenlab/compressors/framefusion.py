@@ -91,7 +91,7 @@ class FrameFusion(LayerReduction, name="framefusion"):
         """How many of the tokens here are too many, if nothing is cut after this call."""
         tokens = view.visual.shape[0]
         if self.retention_ratio is not None:
-            return max(0, tokens - budget(self.retention_ratio, view.initial))
+            return float(max(0, tokens - budget(self.retention_ratio, view.initial)))
         # Released code is written for 28 layers, and raises an error where merging spent more than the whole cost; we
         # take the model's own depth, and leave one token
         layers_left = view.num_layers - (0 if view.moment == "before_attention" else view.layer + 1)

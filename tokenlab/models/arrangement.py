@@ -27,13 +27,13 @@ class Medium:
         visual: Sequence index of each grid token, in the order of the grid.
         places: Frame, row and column of each.
         separators: Sequence indices of its visual tokens outside the grid, such as newlines.
-        markers: For each frame, the text that belongs to it and goes when the frame loses all its tokens.
+        markers: For each frame, the text before and after it that goes when the frame loses all its tokens.
     """
 
     visual: Int[np.ndarray, " n"]
     places: Int[np.ndarray, "n 3"]
     separators: Int[np.ndarray, " k"]
-    markers: tuple[Span, ...]
+    markers: tuple[tuple[Span, Span], ...]
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,9 @@ def _orphaned(prompt: Prompt, medium: Medium, survivors: Int[np.ndarray, " m"]) 
     alive = np.zeros(len(medium.markers), dtype=bool)
     alive[frame_of[survivors]] = True
     orphaned = np.zeros(len(prompt), dtype=bool)
-    for (start, stop), lives in zip(medium.markers, alive, strict=True):
-        orphaned[start:stop] = not lives
+    for spans, lives in zip(medium.markers, alive, strict=True):
+        for start, stop in spans:
+            orphaned[start:stop] = not lives
     return orphaned
 
 

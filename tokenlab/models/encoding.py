@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from tokenlab.compressors.evidence import TokenEmbeddings, TowerAttention
 from tokenlab.data.samples import Frames
 from tokenlab.errors import SampleError
-from tokenlab.models.families import Family, Reading
+from tokenlab.models.families import Family
 from tokenlab.models.grids import Places
 from tokenlab.models.probes import cls_attention, mean_attention, probed
 from tokenlab.models.prompts import Processed, PromptWriter
@@ -57,7 +57,7 @@ def encode(
     started = time.perf_counter()
     reading, processed = writer.reading(frames), writer.process(frames)
     inputs = {name: _onto(model, value) for name, value in processed.inputs.items()}
-    probes = [_TowerProbe(model, family, reading, need) for need in needs if isinstance(need, TowerAttention)]
+    probes = [_TowerProbe(family.has_cls, need) for need in needs if isinstance(need, TowerAttention)]
     with ExitStack() as stack:
         for probe in probes:
             stack.enter_context(probed(family.attention_of(model, probe.need.layer), probe))
@@ -66,7 +66,9 @@ def encode(
     features = as_rows(output.pooler_output)
     if not bool(torch.isfinite(features).all()):
         raise SampleError("the vision tower's output is not finite (NaN or infinite pixels?)")
-    evidence: dict[Evidence, Tensor] = {probe.need: probe.on_grid() for probe in probes}
+    evidence: dict[Evidence, Tensor] = {
+        probe.need: reading.to_grid(model, processed.inputs, probe.attention) for probe in probes
+    }
     spent: dict[Evidence, float] = {probe.need: probe.milliseconds for probe in probes}
     places = torch.from_numpy(processed.places).to(features.device)
     on_grid = places[:, 0] >= 0
@@ -99,10 +101,9 @@ def _onto(model: PreTrainedModel, value: Tensor) -> Tensor:
 class _TowerProbe:
     """Listens to one attention layer of the tower and keeps what one piece of evidence asks for."""
 
-    def __init__(self, model: PreTrainedModel, family: Family, reading: Reading, need: TowerAttention) -> None:
-        self.model, self.family, self.reading, self.need = model, family, reading, need
-        self.from_cls = family.has_cls and need.query != "mean"
-        self.read: Callable[..., Tensor] = cls_attention if self.from_cls else mean_attention
+    def __init__(self, has_cls: bool, need: TowerAttention) -> None:
+        self.need = need
+        self.read: Callable[..., Tensor] = cls_attention if has_cls and need.query != "mean" else mean_attention
         self.attention: list[Tensor] = []
         self.milliseconds = 0.0
 
@@ -113,8 +114,3 @@ class _TowerProbe:
         self.attention.append(self.read(query, key, scaling))
         synchronise(query.device)
         self.milliseconds += 1000 * (time.perf_counter() - started)
-
-    def on_grid(self) -> Float[Tensor, " n"]:
-        """The attention on the token grid, brought there like the tokens."""
-        patches = torch.cat(self.attention)[:, 1 if self.family.has_cls else 0 :, None]
-        return self.reading.to_grid(self.model, patches).flatten()

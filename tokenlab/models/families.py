@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -20,7 +21,20 @@ from tokenlab.compressors.base import TokenCompressor
 from tokenlab.compressors.evidence import QuestionEmbeddings, TokenEmbeddings, TowerAttention
 from tokenlab.compressors.pipeline import Pipeline, stages_of
 from tokenlab.errors import UserError
-from tokenlab.models.grids import Inputs, Places, any_resolution, pooled_video, square
+from tokenlab.models.grids import (
+    Inputs,
+    Places,
+    ToGrid,
+    after_cls,
+    any_resolution,
+    merged,
+    merged_patches,
+    merged_windows,
+    patches,
+    pooled,
+    pooled_video,
+    square,
+)
 from tokenlab.tensors import Evidence
 
 Kind = Literal["image", "video"]
@@ -47,7 +61,10 @@ class Reading:
         placeholder: The config attribute with the id of the token that stands for a visual token.
         places: Where its tokens lie on the token grid, from config and processor output.
         join: Features of several media, as the family's forward wants them together.
-        pool: The model's own method that brings tower patches `[t, p, d]` to the token grid; empty where none is.
+        to_grid: Brings what one tower layer says of its patches to the token grid, as the tokens get there.
+        extras: What the LLM must be told besides, from the processor's output, one row a medium.
+        closing: How many text tokens after a frame belong to it, where a medium's frames stand apart; None: all.
+        fewest_frames: Shorter videos are refused by the processor; their last frame is shown again.
     """
 
     content: Kind
@@ -56,7 +73,10 @@ class Reading:
     placeholder: str
     places: Callable[[PretrainedConfig, Inputs], Places]
     join: Callable[[Sequence[Any]], Any] = listed
-    pool: str = ""
+    to_grid: ToGrid = patches
+    extras: tuple[str, ...] = ()
+    closing: int | None = 0
+    fewest_frames: int = 1
 
     def encode(self, model: PreTrainedModel, inputs: Inputs) -> Any:
         """The stock encoder's output for one medium, given what it asks for by name."""
@@ -64,9 +84,13 @@ class Reading:
         asked = {name: inputs[name] for name in inspect.signature(method).parameters if name in inputs}
         return method(**asked, return_dict=True)
 
-    def to_grid(self, model: PreTrainedModel, patches: Float[Tensor, "t p d"]) -> Float[Tensor, "n d"]:
-        """Brings one value per tower patch to the token grid, exactly as the tokens get there."""
-        return (getattr(model.model, self.pool)(patches) if self.pool else patches).flatten(0, 1)
+    def batch(self, outputs: Sequence[Any]) -> Any:
+        """One encoder output for a batch of media."""
+        joined = {"pooler_output": self.join([output.pooler_output for output in outputs])}
+        if getattr(outputs[0], "deepstack_features", None) is not None:
+            layers = zip(*(output.deepstack_features for output in outputs), strict=True)
+            joined["deepstack_features"] = [tuple(chain.from_iterable(layer)) for layer in layers]
+        return type(outputs[0])(**joined)
 
 
 @dataclass(frozen=True)
@@ -78,7 +102,8 @@ class Family:
         image: How it reads an image.
         video: How it reads a video's frames.
         tower: Where the vision tower is in the model.
-        blocks: Where the tower's blocks are; each has its attention module under `self_attn`.
+        blocks: Where the tower's blocks are.
+        attention: What a block calls its attention module.
         has_cls: Whether row 0 of the tower's output is a class token.
         frame_text: The text before each frame, with `{number}` (from 1) or `{seconds}`; a checkpoint's config may
             carry its own under the same key.
@@ -89,7 +114,8 @@ class Family:
     video: Reading
     tower: str
     blocks: str
-    has_cls: bool
+    has_cls: bool = False
+    attention: str = "self_attn"
     frame_text: str = ""
 
     def tower_of(self, model: PreTrainedModel) -> nn.Module:
@@ -98,7 +124,7 @@ class Family:
 
     def attention_of(self, model: PreTrainedModel, layer: int) -> nn.Module:
         """The attention module of one layer of the tower, counted from the end if negative."""
-        return attrgetter(self.blocks)(model)[layer].self_attn
+        return getattr(attrgetter(self.blocks)(model)[layer], self.attention)
 
     def lacks(self, need: Evidence, auxiliary: Collection[str] = ()) -> str | None:
         """Why this evidence cannot be had, also with the auxiliary encoders named; None where it can."""
@@ -131,13 +157,28 @@ class Family:
                     raise UserError(f"model.pipelines.{arm}: {reason}")
 
 
+def _qwen(name: str, to_grid: ToGrid = merged, video_extras: tuple[str, ...] = (), **video: Any) -> Family:
+    """Qwen's way: frames of any size, patches packed into one sequence, squares of patches merged into tokens."""
+    read = {"places": merged_patches, "to_grid": to_grid}
+    return Family(
+        name=name,
+        image=Reading("image", False, "image", "image_token_id", extras=("image_grid_thw",), **read),
+        video=Reading(
+            "video", False, "video", "video_token_id", extras=("video_grid_thw", *video_extras), **read, **video
+        ),
+        tower="model.visual",
+        blocks="model.visual.blocks",
+        attention="attn",
+    )
+
+
 SUPPORTED_STAGES = ("frames", "grid")
 
 FAMILIES: dict[str, Family] = {
     "llava": Family(
         name="LLaVA-1.5",
-        image=Reading("image", False, "image", "image_token_id", square),
-        video=Reading("image", True, "image", "image_token_id", square),
+        image=Reading("image", False, "image", "image_token_id", square, to_grid=after_cls),
+        video=Reading("image", True, "image", "image_token_id", square, to_grid=after_cls),
         tower="model.vision_tower",
         blocks="model.vision_tower.encoder.layers",
         has_cls=True,
@@ -145,11 +186,13 @@ FAMILIES: dict[str, Family] = {
     "llava_onevision": Family(
         name="LLaVA-OneVision",
         image=Reading("image", False, "image", "image_token_id", any_resolution),
-        video=Reading("video", False, "video", "video_token_id", pooled_video, in_a_row, pool="apply_pooling"),
+        video=Reading("video", False, "video", "video_token_id", pooled_video, in_a_row, pooled("apply_pooling")),
         tower="model.vision_tower",
         blocks="model.vision_tower.encoder.layers",
-        has_cls=False,
     ),
+    "qwen2_vl": _qwen("Qwen2-VL"),
+    "qwen2_5_vl": _qwen("Qwen2.5-VL", merged_windows, video_extras=("second_per_grid_ts",)),
+    "qwen3_vl": _qwen("Qwen3-VL", fewest_frames=2, closing=1),
 }
 """By the checkpoint's `model_type`."""
 

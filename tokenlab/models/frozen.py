@@ -11,7 +11,6 @@ from itertools import islice
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from tokenlab.compressors.base import FrameSelection, FrameView, GridReduction, GridView, seeded_generator
 from tokenlab.compressors.evidence import QuestionEmbeddings, TokenEmbeddings
@@ -245,10 +244,9 @@ class FrozenMLLM(nn.Module):
 
     def _generate(self, inputs: dict[str, Tensor], requests: Sequence[Request]) -> Tensor:
         reading = self.writer.reading(requests[0].encoded.frames)
-        features = reading.join([request.encoded.output.pooler_output for request in requests])
         return self.model.generate(
             **inputs,
-            mm_encoder_outputs={reading.encoder: BaseModelOutputWithPooling(pooler_output=features)},
+            mm_encoder_outputs={reading.encoder: reading.batch([request.encoded.output for request in requests])},
             max_new_tokens=self.settings.max_new_tokens,
             do_sample=False,
             num_beams=1,
@@ -264,10 +262,14 @@ class FrozenMLLM(nn.Module):
             ids[row, longest - len(request.prompt) :] = request.prompt.ids
             mask[row, longest - len(request.prompt) :] = 1
         device = self.model.device
-        return {
-            "input_ids": torch.from_numpy(ids).to(device),
-            "attention_mask": torch.from_numpy(mask).to(device),
-        }
+        inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        media = [request.encoded.processed.inputs for request in requests]
+        if "mm_token_type_ids" in media[0]:
+            kinds = self.writer.processor.create_mm_token_type_ids(ids.tolist())
+            inputs["mm_token_type_ids"] = torch.tensor(kinds)
+        for name in self.writer.reading(requests[0].encoded.frames).extras:
+            inputs[name] = torch.cat([each[name] for each in media])
+        return {name: value.to(device) for name, value in inputs.items()}
 
     @property
     def pad_token_id(self) -> int:

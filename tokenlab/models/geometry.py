@@ -157,7 +157,9 @@ class PackedPatches(VisionSide):
         side = vision.patch_size * vision.spatial_merge_size
         height, width = resolution or DEFAULT_RESOLUTION
         if max(height, width) > FLATTEST * min(height, width):
-            raise UserError(f"--resolution: {self.name} refuses sides of more than {FLATTEST} to 1, got {width}x{height}")
+            raise UserError(
+                f"--resolution: {self.name} refuses sides of more than {FLATTEST} to 1, got {width}x{height}"
+            )
         rows, columns = max(1, round(height / side)), max(1, round(width / side))
         if rows * columns > MOST_TOKENS_A_FRAME:
             raise UserError(

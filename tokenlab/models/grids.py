@@ -1,25 +1,29 @@
-"""Where a medium's visual tokens lie on its token grid, in the order in which they stand in the prompt.
+"""Where a medium's visual tokens lie on its token grid, and how what the tower says of its patches gets there.
 
-One small function a layout; the rows of the family table name them. Tokens outside the grid, such as newlines, lie at
-(-1, -1, -1).
+One small function a layout; the rows of the family table name them. Places are in the order in which the tokens stand
+in the prompt; tokens outside the grid, such as newlines, lie at (-1, -1, -1).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
-from transformers import PretrainedConfig
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
-
-import torch  # isort: skip
+from transformers.vision_utils import get_vision_window_index
 
 Places = Int[np.ndarray, "_ 3"]
 Inputs = Mapping[str, Any]
 """What the checkpoint's processor made of one medium."""
+
+ToGrid = Callable[[PreTrainedModel, Inputs, Sequence[Float[Tensor, "_ _"]]], Float[Tensor, " n"]]
+"""From one value per patch, as the layer's attention saw them call by call, to one value per grid token."""
 
 OUTSIDE = -1
 
@@ -72,3 +76,45 @@ def any_resolution(config: PretrainedConfig, inputs: Inputs) -> Places:
         if shrink > 1.1:
             rows, columns = int(rows // shrink), int(columns // shrink)
     return np.concatenate([base, with_newlines(raster(1, rows, columns, first_frame=1), every=columns)])
+
+
+def merged_patches(config: PretrainedConfig, inputs: Inputs) -> Places:
+    """Qwen: squares of patches are one token; the processor says how many patches there are."""
+    ((frames, rows, columns),) = (inputs.get("video_grid_thw", inputs.get("image_grid_thw"))).tolist()
+    merge = config.vision_config.spatial_merge_size
+    return raster(frames, rows // merge, columns // merge)
+
+
+def patches(_: PreTrainedModel, __: Inputs, calls: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, " n"]:
+    """A patch is a token."""
+    return torch.cat(list(calls)).flatten()
+
+
+def after_cls(_: PreTrainedModel, __: Inputs, calls: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, " n"]:
+    """A patch is a token; the class token before them is none."""
+    return torch.cat(list(calls))[:, 1:].flatten()
+
+
+def pooled(method: str) -> ToGrid:
+    """Patches are pooled by the model's own method, frame by frame."""
+
+    def to_grid(model: PreTrainedModel, _: Inputs, calls: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, " n"]:
+        return getattr(model.model, method)(torch.cat(list(calls))[..., None]).flatten()
+
+    return to_grid
+
+
+def merged(model: PreTrainedModel, _: Inputs, calls: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, " n"]:
+    """Qwen: the mean over each token's square of patches, which follow one another."""
+    square_size = model.config.vision_config.spatial_merge_size**2
+    return torch.cat([call.flatten() for call in calls]).view(-1, square_size).mean(1)
+
+
+def merged_windows(
+    model: PreTrainedModel, inputs: Inputs, calls: Sequence[Float[Tensor, "_ _"]]
+) -> Float[Tensor, " n"]:
+    """Qwen2.5: the same, but its tower works window by window; back to the raster."""
+    vision = model.config.vision_config
+    grid = inputs.get("video_grid_thw", inputs.get("image_grid_thw"))
+    order, _ = get_vision_window_index(grid, vision.spatial_merge_size, vision.window_size, vision.patch_size)
+    return merged(model, inputs, calls)[torch.argsort(order)]

@@ -16,6 +16,8 @@ from tokenlab.models.arrangement import Medium, Prompt, Span
 from tokenlab.models.families import Family, Reading
 from tokenlab.models.grids import Inputs, Places
 
+FRAMES_PER_SECOND = 24.0  # what processors take for granted of a video of unknown rate
+
 
 @dataclass(frozen=True)
 class Processed:
@@ -47,10 +49,12 @@ class PromptWriter:
     def process(self, frames: Frames) -> Processed:
         """Pixels for the tower, and what a prompt needs to know of them."""
         reading = self.reading(frames)
+        if len(frames.numbers) < reading.fewest_frames:
+            frames = _repeated(frames, reading.fewest_frames)
         pictures = list(frames.pixels) if reading.content == "image" else [frames.pixels]
         media: dict[str, Any] = {f"{reading.content}s": pictures}
         if reading.content == "video":
-            media["do_sample_frames"] = False
+            media |= {"do_sample_frames": False, "video_metadata": [_metadata(frames)]}
         text = [self.render(frames, "")]
         output = dict(self.processor(text=text, **media, return_text_replacement_offsets=True))
         replacements = [entry["replacement"] for entry in output.pop("text_replacement_offsets")[0]]
@@ -106,15 +110,49 @@ class PromptWriter:
         if len(visual) != len(places):
             raise SampleError(f"{len(visual)} placeholders in the prompt for {len(places)} visual tokens")
         on_grid = places[:, 0] >= 0
-        markers = self._markers(visual, places[:, 0], self.marker_tokens(frames)[0])
-        return Medium(visual[on_grid], places[on_grid], visual[~on_grid], markers)
+        closing = self.reading(frames).closing if self.frame_text or not self.reading(frames).item_per_frame else None
+        return Medium(visual[on_grid], places[on_grid], visual[~on_grid], _markers(visual, places[:, 0], closing))
 
-    @staticmethod
-    def _markers(visual: Int[np.ndarray, " n"], frame: Int[np.ndarray, " n"], first: int) -> tuple[Span, ...]:
-        """The text of each frame: what stands between it and the frame before; the first one's length is known."""
-        frames = [visual[frame == index] for index in range(int(frame.max()) + 1)]
-        starts, ends = [int(each[0]) for each in frames], [int(each[-1]) + 1 for each in frames]
-        return ((starts[0] - first, starts[0]), *zip(ends[:-1], starts[1:], strict=True))
+
+def _markers(
+    visual: Int[np.ndarray, " n"], frame: Int[np.ndarray, " n"], closing: int | None
+) -> tuple[tuple[Span, Span], ...]:
+    """The text that belongs to each frame, cut out of what stands between consecutive frames.
+
+    Args:
+        visual: Sequence indices of the medium's visual tokens.
+        frame: The frame of each; -1 outside the grid.
+        closing: How many tokens after a frame belong to it, the rest being the next one's; None: all of them.
+    """
+    frames = [visual[frame == index] for index in range(int(frame.max()) + 1)]
+    starts, ends = [int(each[0]) for each in frames], [int(each[-1]) + 1 for each in frames]
+    gaps = [start - end for start, end in zip(starts[1:], ends[:-1], strict=True)]
+    after = [gap if closing is None else min(closing, gap) for gap in gaps]
+    before = [gap - length for gap, length in zip(gaps, after, strict=True)]
+    if gaps:  # the first frame is introduced, and the last one closed, like its neighbour
+        before, after = [before[0], *before], [*after, after[-1]]
+    else:  # a medium's only frame cannot lose all its tokens
+        before = after = [0]
+    return tuple(
+        ((start - lead, start), (end, end + tail))
+        for start, end, lead, tail in zip(starts, ends, before, after, strict=True)
+    )
+
+
+def _metadata(frames: Frames) -> dict[str, Any]:
+    """What a video processor is told of frames that were chosen for it: when they are, and how dense."""
+    numbers, seconds = list(frames.numbers), frames.seconds
+    span = float(seconds[-1] - seconds[0])
+    rate = (numbers[-1] - numbers[0]) / span if span > 0 else FRAMES_PER_SECOND
+    gap = span / (len(numbers) - 1) if len(numbers) > 1 else 1 / rate
+    length = max(1, round(rate * gap * len(numbers)))  # from which processors compute the mean time between frames
+    return {"total_num_frames": length, "fps": rate, "duration": length / rate, "frames_indices": numbers}
+
+
+def _repeated(frames: Frames, fewest: int) -> Frames:
+    """The last frame again, for processors that refuse a shorter video."""
+    index = [min(k, len(frames.numbers) - 1) for k in range(fewest)]
+    return Frames(frames.pixels[index], tuple(frames.numbers[k] for k in index), frames.seconds[index], frames.still)
 
 
 def _tensor(value: Any) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """The embedded model's architecture and processor, in stock Hugging Face classes."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -121,6 +122,8 @@ def llava_config() -> LlavaConfig:
         num_attention_heads=6,
         num_key_value_heads=6,
         max_position_embeddings=2048,
+        # 1 / sqrt(192): with the usual 0.02 attention takes many times as long to tie colours to shapes.
+        initializer_range=0.07,
         tie_word_embeddings=True,
         pad_token_id=ids["<pad>"],
         bos_token_id=ids["<bos>"],
@@ -160,6 +163,11 @@ def new_models(seed: int) -> tuple[CLIPModel, LlavaForConditionalGeneration]:
         torch.manual_seed(seed)
         clip = CLIPModel(clip_config())
         llava = LlavaForConditionalGeneration(llava_config())
+    layers = llava.model.language_model.layers
+    for layer in layers:
+        for written in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            # What every layer adds to the residual stream starts small, as in GPT-2.
+            written.weight.data /= math.sqrt(2 * len(layers))
     share_tower(clip, llava)
     return clip.eval(), llava.eval()
 

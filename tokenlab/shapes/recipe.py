@@ -57,17 +57,17 @@ class Plan:
 
 FULL = Plan(
     videos=10_000,
-    validation_videos=367,
+    validation_videos=300,
     questions_per_video=3,
     clip=Schedule(1600, 1.5e-3),
     clip_frames=64,
-    llava=Schedule(3000, 1.5e-3, warmup=100),
+    llava=Schedule(2000, 1.5e-3),
     phases=(
         Phase(300, 1, 1, 1.0, 24),
-        Phase(700, 2, 8, 0.0, 64),
-        Phase(3000, 2, NUM_FRAMES, 0.45, 96),
+        Phase(550, 2, 8, 0.0, 64),
+        Phase(2000, 2, NUM_FRAMES, 0.5, 96),
     ),
-    validate_every=250,
+    validate_every=400,
 )
 
 SMOKE = Plan(

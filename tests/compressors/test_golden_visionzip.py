@@ -1,0 +1,58 @@
+"""VisionZip against the authors' code, and restated with loops where there is no [CLS]."""
+
+import pytest
+import torch
+from torch.nn.functional import cosine_similarity
+
+from tests.compressors.test_contract import make_view
+from tests.golden import Case, assert_features, cases
+from tokenlab.compressors import REGISTRY
+from tokenlab.compressors.visionzip import zip_frames
+
+
+@pytest.mark.parametrize("case", cases("visionzip"))
+def test_zips_as_the_authors_do(case: Case):
+    """Their [CLS] is a source like any other, with the highest score there is."""
+    attention = case.inputs["cls_attention"].mean(dim=1)
+    scores = torch.cat([torch.full_like(attention[:, :1], torch.inf), attention], dim=1)
+    dominant, contextual = case.params["api_dominant"], case.params["contextual_num"]
+    reduction = zip_frames(scores, case.inputs["metric"], dominant, contextual).check()
+    frames, tokens = scores.shape
+    anchor = reduction.anchor.reshape(frames, -1) - torch.arange(frames)[:, None] * tokens
+    assert torch.equal(anchor[:, :dominant], case.outputs["all_indices"].sort().values)
+    theirs = case.outputs["tokens"]
+    assert_features(reduction.apply(case.inputs["hidden_states"].flatten(0, 1)).reshape(theirs.shape), theirs)
+
+
+def zipped_frame(values, scores, keys, dominant, contextual) -> torch.Tensor:
+    """One frame, in loops."""
+    best = sorted(range(len(scores)), key=lambda n: (-float(scores[n]), n))[:dominant]
+    rest = [n for n in range(len(scores)) if n not in best]
+    targets = rest[:: len(rest) // contextual][:contextual]
+    assigned = {target: [] for target in targets}
+    for n in rest:
+        if n not in targets:
+            assigned[max(targets, key=lambda target: float(cosine_similarity(keys[n], keys[target], dim=0)))].append(n)
+    out = [values[n] for n in sorted(best)]
+    for target, others in assigned.items():
+        out.append(values[target] + values[others].mean(0) if others else values[target])
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "dominant", "contextual"),
+    [
+        ({"retention_ratio": None, "dominant": 9, "contextual": 4}, 9, 4),
+        ({"retention_ratio": 0.5}, 8, 2),
+        ({"retention_ratio": 0.95}, 16, 3),
+    ],
+)
+def test_zips_the_token_grid(arguments, dominant, contextual):
+    method = REGISTRY["visionzip"](**arguments)
+    view = make_view(method)
+    ours = view.tokens.reduce(method.reduce_grid(view).check()).values.reshape(6, -1, 8)
+    scores, keys = view.evidence[method.attention].reshape(6, 20), view.evidence[method.keys].reshape(6, 20, -1)
+    frames = view.tokens.as_frames()
+    for t in range(6):
+        assert_features(ours[t], zipped_frame(frames[t], scores[t], keys[t], dominant, contextual))
+    assert method.positions == "renumber"

@@ -1,0 +1,303 @@
+"""`tokenlab profile`: what pipelines would cost on a model of real size, from its config alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from tokenlab.cli.mistakes import one_line
+from tokenlab.cli.signatures import near_miss
+from tokenlab.errors import UserError
+from tokenlab.models.configs import SHIPPED
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tokenlab.compressors import Pipeline
+    from tokenlab.models.profile import ArmProfile, Profile
+
+WIDTH = 100  # columns that the table needs; a terminal with more of them gets more
+DTYPES = ("bfloat16", "float16", "float32")
+VARIES = "varies"
+UNITS = ((1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs"))
+
+DESCRIPTION = f"""\
+Prices pipelines on a model of real size, from its config alone: visual tokens, FLOPs, KV cache and weights.
+Nothing is downloaded for the configs that come along: {", ".join(SHIPPED)}.
+"""
+EXAMPLES = """\
+examples:
+  tokenlab profile --checkpoint llava-1.5-7b --pipeline 'topic=[{topic: {retention_ratio: 0.25}}]'
+  tokenlab profile --checkpoint qwen2.5-vl-7b --frames 32 --resolution 640x360 \\
+      --pipeline 'pool=[{pool: {retention_ratio: [0.5, 0.25]}}]' --pipeline 'few=[{frame_stride: {retention_ratio: 0.5}}]'
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line instead of a page."""
+        mistake = re.match(r"argument (--[\w-]+)[^:]*: (.*)", message)
+        raise UserError(f"{mistake[1]}: {mistake[2]}" if mistake else one_line(message, self._option_string_actions))
+
+
+def show(argv: list[str]) -> int:
+    """Prints the table of all pipelines' prices."""
+    parser = _parser()
+    if {"-h", "--help"} & set(argv):
+        parser.print_help()
+        return 0
+    arguments = parser.parse_args(argv)
+    pipelines = _pipelines(arguments.pipeline)
+    target = _target(arguments.json)
+
+    from rich.console import Console
+
+    from tokenlab.models.profile import Query, profile, read_config
+
+    query = Query(arguments.frames, arguments.resolution, arguments.text_tokens, arguments.new_tokens)
+    config = read_config(_checkpoint(arguments.checkpoint))
+    result = profile(arguments.checkpoint, config, pipelines, query, arguments.dtype)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDTH)
+    for line in _headline(result):
+        console.print(line, style="bold", markup=False)
+    console.print(_table(result))
+    for line in _captions(result):
+        console.print(line, markup=False)
+    if target is not None:
+        target.write_text(json.dumps(as_json(result), indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="tokenlab profile",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--checkpoint", required=True, metavar="NAME", help="one of the above, a folder, a config.json, or a hub id")
+    add(
+        "--pipeline",
+        action="append",
+        default=[],
+        metavar="ARM=[...]",
+        help="an arm and its compressors, as in a config; may be repeated; `full` always comes first",
+    )
+    add("--frames", type=_whole(1), default=1, metavar="N", help="frames of the video; 1 is an image (default: 1)")
+    add(
+        "--resolution",
+        type=_resolution,
+        metavar="WxH",
+        help="width and height of a frame, such as 640x360 (default: the tower's own, or 448x448)",
+    )
+    add(
+        "--text-tokens",
+        type=_whole(1),
+        default=64,
+        metavar="N",
+        help="template, frame markers and question together (default: 64)",
+    )
+    add("--new-tokens", type=_whole(1), default=1, metavar="N", help="tokens of the answer (default: 1)")
+    add("--dtype", choices=DTYPES, default=DTYPES[0], help=f"precision of weights and cache (default: {DTYPES[0]})")
+    add("--json", metavar="FILE", help="write everything there as well")
+    return parser
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text}")
+        return number
+
+    return read
+
+
+def _resolution(text: str) -> tuple[int, int]:
+    sides = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if not sides:
+        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT, such as 640x360, got {text}")
+    return int(sides[2]), int(sides[1])
+
+
+def _checkpoint(name: str) -> str:
+    """The name as it is, unless it looks like a slip in one that comes along."""
+    if "/" not in name and not Path(name).exists() and (hint := near_miss(name, SHIPPED)) and name not in SHIPPED:
+        raise UserError(f"--checkpoint: no config of the name {name!r} comes along{hint}")
+    return name
+
+
+def _target(name: str | None) -> Path | None:
+    """Where to write, if it can be written to; asked before the work begins."""
+    if name is None:
+        return None
+    path = Path(name)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UserError(f"--json: cannot write {name}: {'it is a folder' if path.is_dir() else 'there is no such folder'}")
+    return path
+
+
+def _pipelines(texts: Sequence[str]) -> dict[str, Pipeline]:
+    """The arms, built, from `ARM=[...]`; mistakes are named as they would be in a config."""
+    from tokenlab.cli.files import parse_yaml
+    from tokenlab.cli.pipelines import expand_pipelines
+    from tokenlab.cli.signatures import import_class
+    from tokenlab.compressors import Pipeline, TokenCompressor
+    from tokenlab.models.profile import BASELINE
+
+    arms: dict[str, Any] = {}
+    for text in texts:
+        arm, equals, steps = text.partition("=")
+        if not equals or not arm.strip() or not re.fullmatch(r"[^\[{]+", arm):
+            raise UserError(f"--pipeline: write ARM=[COMPRESSORS], such as 'mine=[{{topic: {{retention_ratio: 0.25}}}}]', got {text}")
+        if arm in arms or arm == BASELINE:
+            known = "is always there, as the untouched model" if arm == BASELINE else "is given twice"
+            raise UserError(f"--pipeline: {arm} {known}; choose another name")
+        arms[arm] = parse_yaml(steps, f"--pipeline {arm}")
+    if not arms:
+        return {}
+    try:
+        expanded = expand_pipelines(arms)
+    except UserError as error:
+        raise UserError(str(error).replace("model.pipelines.", "--pipeline ", 1)) from None
+    return {
+        arm: Pipeline(
+            tuple(import_class(arm, step["class_path"], TokenCompressor)(**step["init_args"]) for step in steps)
+        )
+        for arm, steps in expanded.items()
+    }
+
+
+def _headline(result: Profile) -> list[str]:
+    query, layout = result.query, result.layout
+    height, width = layout.resolution
+    what = "1 image" if query.frames == 1 else f"{query.frames} frames"
+    answer = f"{query.new_tokens} new token{'' if query.new_tokens == 1 else 's'}"
+    parts = ", ".join(f"{part} {_gigabytes(size)}" for part, size in result.weight_bytes.items())
+    return [
+        f"{result.family} ({result.checkpoint}): {what} read at {width}x{height}, {layout.num_tokens:,} visual and "
+        f"{query.text_tokens:,} text tokens, {answer}",
+        f"Weights in {result.dtype}: {parts}; {_gigabytes(sum(result.weight_bytes.values()))} in all",
+    ]
+
+
+def _table(result: Profile) -> Table:
+    """One row an arm; only the arms' names may wrap."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    full = result.arms[0]
+    scale, unit = next(((scale, unit) for scale, unit in UNITS if (full.total_flops or 0) >= scale), UNITS[-1])
+
+    def flops(name: str) -> Callable[[ArmProfile], str]:
+        return lambda arm: _number(getattr(arm, name), lambda value: _digits(value / scale))
+
+    columns: dict[str, Callable[[ArmProfile], str]] = {
+        "visual\ntokens": _visual,
+        "prefill\ntokens": _prefill_tokens,
+        f"{unit}\ntower": flops("tower_flops"),
+        "pro-\njector": flops("projector_flops"),
+        "pre-\nfill": flops("prefill_flops"),
+        "decode": flops("decode_flops"),
+        "total": flops("total_flops"),
+        "x\nfull": lambda arm: _number(_ratio(arm.total_flops, full.total_flops), "{:.3f}".format),
+        "KV\nMiB": lambda arm: _number(arm.cache_bytes, lambda size: _digits(size / 2**20)),
+        "litera-\nture's": lambda arm: _number(arm.literature_flops, lambda value: _digits(value / scale)),
+        "x\nfull ": lambda arm: _number(_ratio(arm.literature_flops, full.literature_flops), "{:.3f}".format),
+    }
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("pipeline", overflow="fold")
+    for heading in columns:
+        table.add_column(Text(heading), justify="right", no_wrap=True)
+    for arm in result.arms:
+        table.add_row(Text(arm.arm), *(Text(cell(arm)) for cell in columns.values()))
+    return table
+
+
+def _visual(arm: ArmProfile) -> str:
+    """What the LLM gets, and below it what the last cut inside the LLM leaves of that."""
+    left = "" if arm.visual_tokens_left == arm.visual_tokens else f"\n> {_number(arm.visual_tokens_left, '{:,}'.format)}"
+    return _number(arm.visual_tokens, "{:,}".format) + left
+
+
+def _prefill_tokens(arm: ArmProfile) -> str:
+    """The prompt's length, and below it the mean over the layers where it differs."""
+    mean = arm.prefill_tokens_mean
+    below = "" if mean == arm.prefill_tokens else f"\n({_number(mean, '{:,.0f}'.format)})"
+    return _number(arm.prefill_tokens, "{:,}".format) + below
+
+
+def _captions(result: Profile) -> list[str]:
+    query, arms = result.query, result.arms
+    lines = [
+        f"{UNITS[0][1][1:]}: 2 a multiply-add, counted by torch on the model without weights; a method's own arithmetic "
+        "is not counted.",
+        "prefill ends with the first new token, decode makes the others; KV cache: when the answer is complete.",
+        "literature's: T(4nd²+2n²d+2ndm) as papers print it, n = all tokens a layer reads; no count of FLOPs: it takes a "
+        "multiply-add for one, a gated MLP for two matrices of three and grouped-query attention for full, and leaves out "
+        "tower, projector, head and decode.",
+    ]
+    if any(arm.visual_tokens_left != arm.visual_tokens for arm in arms):
+        lines.append("> : behind the last cut inside the LLM; in brackets: mean over its layers.")
+    if any(None in asdict(arm).values() for arm in arms):
+        lines.append(f"{VARIES}: depends on the video; the method has no budget that its size alone would tell.")
+    if clip := [arm.arm for arm in arms if arm.clip_not_counted]:
+        lines.append(f"An auxiliary CLIP that {', '.join(clip)} would need is not counted.")
+    if query.resolution not in (None, result.layout.resolution):
+        height, width = query.resolution
+        lines.append(f"{width}x{height} is not a size that the tower reads: frames are resized.")
+    too_long = [arm.arm for arm in arms if (arm.prefill_tokens or 0) + query.new_tokens > result.context]
+    if too_long:
+        lines.append(f"Longer than the model's context of {result.context:,} tokens: {', '.join(too_long)}.")
+    return lines
+
+
+def as_json(result: Profile) -> dict[str, Any]:
+    """Everything in the table in plain numbers; `null` is what depends on the video."""
+    height, width = result.layout.resolution
+    frames, rows, columns = result.layout.grid
+    return {
+        "checkpoint": result.checkpoint,
+        "family": result.family,
+        "frames": result.query.frames,
+        "resolution": {"width": width, "height": height},
+        "grid": {"frames": frames, "rows": rows, "columns": columns},
+        "text_tokens": result.query.text_tokens,
+        "new_tokens": result.query.new_tokens,
+        "dtype": result.dtype,
+        "context": result.context,
+        "weight_bytes": result.weight_bytes,
+        "arms": [asdict(arm) for arm in result.arms],
+    }
+
+
+def _ratio(value: int | None, whole: int | None) -> float | None:
+    return None if value is None or not whole else value / whole
+
+
+def _number(value: float | None, spell: Callable[[Any], str]) -> str:
+    return VARIES if value is None else spell(value)
+
+
+def _digits(value: float) -> str:
+    """Four significant digits, all digits before the point, at most four after it."""
+    digits = 3 - math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:,.{min(4, max(0, digits))}f}"
+
+
+def _gigabytes(size: int) -> str:
+    return f"{_digits(size / 2**30)} GiB"

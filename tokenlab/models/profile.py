@@ -1,0 +1,193 @@
+"""What pipelines would cost on a model of real size: no weights, no video, only its config and the size of a query."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoConfig, PretrainedConfig
+
+from tokenlab.compressors.pipeline import Pipeline
+from tokenlab.errors import UserError
+from tokenlab.models.configs import SHIPPED
+from tokenlab.models.costs import ModelCosts, literature_flops
+from tokenlab.models.geometry import Layout, Size
+from tokenlab.models.loading import EMBEDDED
+from tokenlab.models.rehearsal import Counts, Prompt, rehearse
+
+BASELINE = "full"
+BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+"""Of one number, by the name of its precision."""
+
+MOST_VISUAL_TOKENS = 1_000_000  # more than any model reads; a slip in the number of frames should not fill the memory
+
+
+@dataclass(frozen=True)
+class Query:
+    """The size of what is asked.
+
+    Attributes:
+        frames: Frames of the video; 1 is an image.
+        resolution: Height and width of a frame; None for the model's own.
+        text_tokens: Template, frame markers and question together.
+        new_tokens: Tokens of the answer; the first comes out of the prefill.
+    """
+
+    frames: int = 1
+    resolution: Size | None = None
+    text_tokens: int = 64
+    new_tokens: int = 1
+
+
+@dataclass(frozen=True)
+class ArmProfile:
+    """One pipeline's price; None for what depends on the video."""
+
+    arm: str
+    visual_tokens: int | None  # that the LLM reads
+    visual_tokens_left: int | None  # behind the last cut inside the LLM
+    prefill_tokens: int | None
+    prefill_tokens_mean: float | None  # over the layers
+    tower_flops: int | None
+    projector_flops: int | None
+    prefill_flops: int | None
+    decode_flops: int | None
+    total_flops: int | None
+    cache_bytes: int | None  # when the answer is complete
+    literature_flops: int | None
+    clip_not_counted: bool  # whether an auxiliary CLIP would have to be paid for besides
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All pipelines' prices on one model, at one size of query."""
+
+    checkpoint: str
+    family: str
+    query: Query
+    layout: Layout
+    dtype: str
+    context: int
+    weight_bytes: dict[str, int]
+    arms: tuple[ArmProfile, ...]
+
+
+def profile(
+    checkpoint: str, config: PretrainedConfig, pipelines: Mapping[str, Pipeline], query: Query, dtype: str
+) -> Profile:
+    """Prices `full` and then every pipeline; raises UserError for what cannot be."""
+    costs = ModelCosts(config)
+    still = query.frames == 1
+    prompt = Prompt(
+        layout=lambda frames: costs.vision.layout(frames, query.resolution, still),
+        frames=query.frames,
+        text=query.text_tokens,
+        new_tokens=query.new_tokens,
+        num_layers=costs.num_layers,
+    )
+    layout = _layout(costs, query)
+    arms = []
+    for arm, pipeline in {BASELINE: Pipeline(), **pipelines}.items():
+        try:
+            counts = rehearse(pipeline, prompt)
+        except UserError as error:
+            raise UserError(f"--pipeline {arm}: {error}") from error
+        arms.append(_price(arm, pipeline, counts, costs, layout, BYTES[dtype]))
+    return Profile(
+        checkpoint=checkpoint,
+        family=costs.vision.name,
+        query=query,
+        layout=layout,
+        dtype=dtype,
+        context=costs.text.max_position_embeddings,
+        weight_bytes={part: size * BYTES[dtype] for part, size in costs.parameters.items()},
+        arms=tuple(arms),
+    )
+
+
+def _layout(costs: ModelCosts, query: Query) -> Layout:
+    """The untouched medium; one frame's tokens tell beforehand whether so many frames are a slip."""
+    one = costs.vision.layout(1, query.resolution, still=query.frames == 1)
+    if one.num_tokens * query.frames > MOST_VISUAL_TOKENS:
+        raise UserError(
+            f"--frames: {query.frames:,} frames of {one.num_tokens} visual tokens are more than the "
+            f"{MOST_VISUAL_TOKENS:,} that profile looks at"
+        )
+    return costs.vision.layout(query.frames, query.resolution, still=query.frames == 1)
+
+
+def _price(
+    arm: str, pipeline: Pipeline, counts: Counts, costs: ModelCosts, layout: Layout, number_bytes: int
+) -> ArmProfile:
+    passes, attention, cached = counts.passes, counts.attention, counts.cached
+    grid = layout.grid[1:]
+    parts = {
+        "tower": _known(lambda: costs.tower(passes, grid), passes),
+        "projector": _known(lambda: costs.projector(passes, grid), passes),
+        "prefill": _known(lambda: costs.prefill_layers(attention, counts.behind_attention), attention),
+        "decode": _known(lambda: sum(map(costs.decode_step, cached)), cached),
+    }
+    return ArmProfile(
+        arm=arm,
+        visual_tokens=counts.visual,
+        visual_tokens_left=counts.visual_left,
+        prefill_tokens=_known(lambda: attention[0], attention),
+        prefill_tokens_mean=_known(lambda: sum(attention) / len(attention), attention),
+        **{f"{part}_flops": flops for part, flops in parts.items()},
+        total_flops=_known(lambda: sum(parts.values()), *parts.values()),
+        cache_bytes=_known(lambda: _cache_bytes(costs, counts, number_bytes), attention, cached),
+        literature_flops=_known(lambda: literature_flops(costs.text, attention), attention),
+        clip_not_counted=any(getattr(need, "space", None) == "clip" for need in pipeline.needs()),
+    )
+
+
+def _cache_bytes(costs: ModelCosts, counts: Counts, number_bytes: int) -> int:
+    """A step of the answer adds one token to every layer; what a step does not look at stays in the cache."""
+    return number_bytes * costs.cache_elements([tokens + len(counts.cached) for tokens in counts.attention])
+
+
+def _known(value: Callable[[], int | float], *needed: object) -> int | float | None:
+    """The value, if all it is computed from is."""
+    return None if any(each is None for each in needed) else value()
+
+
+def read_config(checkpoint: str) -> PretrainedConfig:
+    """The config of a shipped name, a config.json, a folder or a hub id; only the last one asks the network."""
+    if checkpoint in EMBEDDED:
+        return _load(str(EMBEDDED[checkpoint]), local=True)
+    path = SHIPPED.get(checkpoint, Path(checkpoint).expanduser())
+    if path.is_dir():
+        return _load(str(path), local=True)
+    if path.is_file():
+        return _read_file(path)
+    if checkpoint.count("/") != 1 or checkpoint.startswith((".", "/", "~")) or path.suffix == ".json":
+        raise UserError(
+            f"--checkpoint: there is no file or folder {checkpoint!r}, and no config of that name comes along"
+        )
+    return _load(checkpoint, local=False)
+
+
+def _read_file(path: Path) -> PretrainedConfig:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return AutoConfig.for_model(content.pop("model_type"), **content)
+    except KeyError:
+        raise UserError(f"--checkpoint: {path} names no model_type that transformers knows") from None
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"--checkpoint: {path} is no model's config.json ({_first_line(error)})") from error
+
+
+def _load(place: str, local: bool) -> PretrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(place, local_files_only=local)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--checkpoint: {place!r} cannot be read ({_first_line(error)}); give a folder with a config.json, that "
+            f"file, a hub id that this machine can reach, or one of {', '.join(SHIPPED)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
