@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints import save_llava, save_llava_onevision
+from tests.checkpoints import SAVERS
 
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A random checkpoint of every family, saved and loadable like a real one."""
+    """A random checkpoint of every family, saved and loadable like a real one, by model type."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    save_llava(folder / "llava")
-    save_llava_onevision(folder / "llava_onevision")
+    for name, save in SAVERS.items():
+        save(folder / name)
     return {path.name: path for path in sorted(folder.iterdir())}

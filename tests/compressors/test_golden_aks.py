@@ -1,7 +1,12 @@
-"""AKS against the authors' code."""
+"""AKS against the authors' code, and restated with lists where their cases do not tell."""
+
+import heapq
+from statistics import fmean, pstdev
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.golden import Case, cases
 from tokenlab.compressors import REGISTRY
@@ -28,6 +33,34 @@ def test_selects_the_frames_of_the_authors(case: Case):
     assert [frame * step for frame in selected(method, scores)] == case.outputs["selected_frames"].tolist()
     parts = [[depth, start * step, (stop - 1) * step] for depth, start, stop in method.parts(scores, count)]
     assert parts == sorted(case.outputs["segments"].tolist(), key=lambda part: part[1])
+
+
+def restated(scores: list[float], frames: list[int], method, count: int, depth: int = 0) -> list[int]:
+    """The frames of a part, and of its halves where no frame stands out."""
+    best = heapq.nlargest(count, (scores[frame] for frame in frames))
+    spread = pstdev(scores[frame] for frame in frames)
+    stands_out = fmean(best) - fmean(scores[frame] for frame in frames) > method.t1 and spread > method.t2
+    if stands_out or depth == method.all_depth:
+        return heapq.nlargest(int(count / 2**depth), frames, key=scores.__getitem__)
+    half = len(frames) // 2
+    return [
+        frame for part in (frames[:half], frames[half:]) for frame in restated(scores, part, method, count, depth + 1)
+    ]
+
+
+@given(
+    seed=st.integers(0, 1000),
+    total=st.integers(33, 90),
+    t1=st.sampled_from([0.1, 0.2, 0.3]),
+    t2=st.sampled_from([-100.0, 0.3]),
+    depth=st.integers(0, 4),
+)
+def test_halves_until_some_frames_stand_out(seed, total, t1, t2, depth):
+    """Sixteen frames, so that every part of at most four halvings gives a whole number."""
+    noise = torch.rand(total, generator=torch.Generator().manual_seed(seed)).double() ** 2
+    method = REGISTRY["aks"](retention_ratio=16 / total, t1=t1, t2=t2, all_depth=depth)
+    scores = ((noise - noise.min()) / (noise.max() - noise.min())).tolist()
+    assert selected(method, noise) == sorted(restated(scores, list(range(total)), method, 16))
 
 
 def test_fills_its_budget_where_halving_leaves_frames_over():

@@ -1,5 +1,7 @@
 """DyCoke against the authors' code: what stays of the frames, and what a decode step sees."""
 
+import math
+
 import pytest
 import torch
 
@@ -39,6 +41,18 @@ def test_every_step_sees_what_it_sees_with_the_authors(case: Case):
         seen.append(len(kept) == length)
     assert True in seen
     assert False in seen
+
+
+def test_a_step_is_compared_with_the_one_before_it():
+    """Attention that drifts slowly never asks for a choice, however far it gets from where it was last made."""
+    method, state, seen = REGISTRY["dycoke"](), None, []
+    for angle in (0.0, 0.4, 0.8, 1.2):
+        attention = torch.zeros(20)
+        attention[3], attention[7] = math.cos(angle), math.sin(angle)
+        view = CacheView(3, 28, 1, torch.arange(2, 12), {LastAttention(): attention}, torch.Generator())
+        reduction, state = method.reduce_cache(view, state)
+        seen.append(reduction.num_outputs)
+    assert seen == [3, 10, 10, 10]
 
 
 @pytest.mark.parametrize("total", range(1, 18))

@@ -4,7 +4,8 @@ It imports nothing from `tokenlab.models`; a method's decision is taken from the
 from the decision is done again here, with plain loops and dense matrices.
 """
 
-from dataclasses import dataclass, replace
+import sys
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -12,18 +13,32 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from tokenlab.compressors import Pipeline
 from tokenlab.compressors.base import FrameSelection, FrameView, GridView, seeded_generator
-from tokenlab.compressors.evidence import QuestionEmbeddings, TokenEmbeddings
-from tokenlab.tensors import Reduction, VisualTokens
+from tokenlab.compressors.evidence import QuestionEmbeddings, TokenEmbeddings, TowerAttention
+from tokenlab.tensors import Evidence, Reduction, VisualTokens
+
+ATTENTION = TowerAttention(layer=-2, query="cls_or_mean")
 
 
 @dataclass
 class Token:
-    """One place of the sequence; `slot` is None for text, and `frame` says to which frame a marker belongs."""
+    """One place of the sequence.
+
+    Attributes:
+        position: One number, or three under M-RoPE.
+        home: Its position in the untouched sequence.
+        slot: Its place in the medium's tokens; None for text.
+        frame: For text that belongs to a frame, which.
+        run: For visual tokens, which run without text between they are in.
+        deep: What later layers add to it.
+    """
 
     value: Tensor
-    position: int
+    position: list[int]
+    home: list[int]
     slot: int | None = None
     frame: int | None = None
+    run: int | None = None
+    deep: list[Tensor] = field(default_factory=list)
 
 
 class Reference:
@@ -35,121 +50,200 @@ class Reference:
         self.eager = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager"
         ).eval()
-        self.is_video = self.model.config.model_type == "llava_onevision"
+        self.kind = self.model.config.model_type
+        self.frames_as_images = self.kind == "llava"
 
-    def inputs(self, pixels, numbers, question: str) -> dict[str, Tensor]:
-        """The checkpoint's own processor on the whole prompt."""
+    # --- the prompt, as the checkpoint's own processor writes it -------------------------------------------------
+
+    def inputs(self, frames, question: str) -> dict[str, Tensor]:
+        """Processor output for the whole prompt."""
         marker = getattr(self.model.config, "frame_text", "")
-        content = []
-        for number in numbers:
-            if marker and not self.is_video:
-                content.append({"type": "text", "text": marker.format(number=number + 1)})
-            if not self.is_video:
-                content.append({"type": "image"})
-        if self.is_video:
-            content.append({"type": "video"})
-        content.append({"type": "text", "text": question})
-        messages = [{"role": "user", "content": content}]
+        content = [{"type": "video"}]
+        if self.frames_as_images:
+            content = []
+            for number in frames.numbers:
+                content += [{"type": "text", "text": marker.format(number=number + 1)}] if marker else []
+                content += [{"type": "image"}]
+        messages = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
         text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        if self.is_video:
-            return self.processor(text=[text], videos=[pixels], do_sample_frames=False, return_tensors="pt")
-        return self.processor(text=[text], images=list(pixels), return_tensors="pt")
+        if self.frames_as_images:
+            return self.processor(text=[text], images=list(frames.pixels), return_tensors="pt")
+        pixels, numbers = frames.pixels, list(frames.numbers)
+        if self.kind == "qwen3_vl" and len(numbers) == 1:  # its processor refuses one frame
+            pixels, numbers = pixels[[0, 0]], numbers * 2
+        gap = 24.0 if len(numbers) == 1 or numbers[0] == numbers[-1] else None
+        rate = gap or (numbers[-1] - numbers[0]) / float(frames.seconds[-1] - frames.seconds[0])
+        mean_gap = 1 / 24 if len(numbers) == 1 else float(frames.seconds[-1] - frames.seconds[0]) / (len(numbers) - 1)
+        total = max(1, round(rate * mean_gap * len(numbers)))
+        metadata = {"total_num_frames": total, "fps": rate, "duration": total / rate, "frames_indices": numbers}
+        return self.processor(
+            text=[text], videos=[pixels], video_metadata=[metadata], do_sample_frames=False, return_tensors="pt"
+        )
 
     @torch.no_grad()
-    def plain(self, pixels, numbers, question: str, new_tokens: int) -> list[int]:
+    def plain(self, frames, question: str, new_tokens: int) -> list[int]:
         """Untouched greedy `generate`."""
-        inputs = self.inputs(pixels, numbers, question)
+        inputs = self.inputs(frames, question)
         output = self.model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
         return output[0, inputs["input_ids"].shape[1] :].tolist()
+
+    # --- the same prompt, reduced by hand ------------------------------------------------------------------------
 
     @torch.no_grad()
     def reduced(self, frames, question: str, uid: str, pipeline: Pipeline, new_tokens: int, seed: int = 0) -> list[int]:
         """The pipeline's answer, token by token, each from a whole new forward."""
-        pixels, numbers, seconds = frames.pixels, list(frames.numbers), frames.seconds
         for method in pipeline.at(FrameSelection):
-            view = FrameView(
-                len(numbers), torch.from_numpy(seconds), question, {}, seeded_generator(seed, method.name, uid)
-            )
+            generator = seeded_generator(seed, method.name, uid)
+            view = FrameView(len(frames.numbers), torch.from_numpy(frames.seconds), question, {}, generator)
             chosen = method.select_frames(view).anchor.tolist()
-            pixels, seconds, numbers = pixels[chosen], seconds[chosen], [numbers[i] for i in chosen]
-        inputs = self.inputs(pixels, numbers, question)
-        sequence, tokens = self._sequence(inputs, len(numbers), question)
+            numbers = tuple(frames.numbers[i] for i in chosen)
+            frames = replace(frames, pixels=frames.pixels[chosen], numbers=numbers, seconds=frames.seconds[chosen])
+        sequence, tokens = self._sequence(self.inputs(frames, question), question)
+        original = [replace(token) for token in sequence]
         for method in pipeline.active:
             if isinstance(method, FrameSelection):
                 continue
             reduction = method.reduce_grid(GridView(tokens, question, seeded_generator(seed, method.name, uid)))
-            sequence = edit(sequence, tokens, reduction, method.positions, method.separators)
-            evidence = {
-                key: dense(reduction, value, key.combine) if key.per_token else value
-                for key, value in tokens.evidence.items()
-            }
-            tokens = replace(
-                tokens,
-                values=dense(reduction, tokens.values),
-                places=tokens.places[reduction.anchor],
-                evidence=evidence,
-            )
+            sequence = edit(sequence, original, tokens, reduction, method.positions, method.separators)
+            tokens = shrink(tokens, reduction)
         return self._greedy(sequence, new_tokens)
 
-    def _sequence(self, inputs, num_frames: int, question: str) -> tuple[list[Token], VisualTokens]:
-        config, core = self.model.config, self.model.model
-        ids = inputs["input_ids"][0]
+    def _sequence(self, inputs, question: str) -> tuple[list[Token], VisualTokens]:
+        """Text and visual tokens in order, each with its position; and the visual ones on their grid."""
+        config, ids = self.model.config, inputs["input_ids"][0]
         embedded = self.model.get_input_embeddings()(ids)
-        if self.is_video:
-            features = core.get_video_features(inputs["pixel_values_videos"], return_dict=True).pooler_output[0]
-            grid_values, placeholder = features[:-1], config.video_token_id
-        else:
-            features = torch.cat(core.get_image_features(inputs["pixel_values"], return_dict=True).pooler_output)
-            grid_values, placeholder = features, config.image_token_id
-        per_frame = grid_values.shape[0] // num_frames
-        side = round(per_frame**0.5)
-        marker_length = 0 if self.is_video or not getattr(config, "frame_text", "") else 1
-        sequence, seen = [], 0
-        for position, token in enumerate(ids.tolist()):
-            if token == placeholder:
-                slot = seen if seen < grid_values.shape[0] else None
-                sequence.append(Token(features[seen], position, slot))
-                seen += 1
-            else:
-                sequence.append(Token(embedded[position], position))
-        if marker_length:  # the word before each frame's first token
-            for frame in range(num_frames):
-                first = next(i for i, token in enumerate(sequence) if token.slot == frame * per_frame)
-                sequence[first - 1].frame = frame
+        placeholder = config.image_token_id if self.frames_as_images else config.video_token_id
+        features, deep = self._features(inputs)
+        grid = self._grid(inputs, features.shape[0])
+        positions = self._positions(inputs)
+        sequence, seen, run = [], 0, 0
+        for index, token in enumerate(ids.tolist()):
+            position = positions[:, index].tolist()
+            if token != placeholder:
+                sequence.append(Token(embedded[index], position, position))
+                run += bool(index and ids[index - 1] == placeholder)
+                continue
+            slot = seen if seen < grid[0] * grid[1] * grid[2] else None
+            sequence.append(
+                Token(features[seen], position, position, slot, run=run, deep=[layer[seen] for layer in deep])
+            )
+            seen += 1
+        self._mark(sequence, grid)
         words = self.processor.tokenizer(question, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
-        evidence = {
-            TokenEmbeddings("llm"): grid_values,
+        values = features[: grid[0] * grid[1] * grid[2]]
+        evidence: dict[Evidence, Tensor] = {
+            TokenEmbeddings("llm"): values,
             QuestionEmbeddings("llm"): self.model.get_input_embeddings()(words),
-            **{need: self._attention(inputs, need.layer) for need in _attention_needs()},
+            ATTENTION: self._attention(inputs),
         }
-        values = grid_values.reshape(num_frames, side, side, -1)
-        return sequence, VisualTokens.from_grid(values, evidence)
+        return sequence, VisualTokens.from_grid(values.reshape(*grid, -1), evidence)
 
-    def _attention(self, inputs, layer: int) -> Tensor:
-        """The tower's attention maps, by the eager kernel."""
+    def _features(self, inputs) -> tuple[Tensor, list[Tensor]]:
+        core = self.model.model
+        if self.frames_as_images:
+            return torch.cat(core.get_image_features(inputs["pixel_values"], return_dict=True).pooler_output), []
+        asked = {"video_grid_thw": inputs["video_grid_thw"]} if "video_grid_thw" in inputs else {}
+        output = core.get_video_features(inputs["pixel_values_videos"], **asked, return_dict=True)
+        deep = [layer[0] for layer in getattr(output, "deepstack_features", None) or []]
+        return output.pooler_output[0], deep
+
+    def _grid(self, inputs, num_features: int) -> tuple[int, int, int]:
+        if "video_grid_thw" in inputs:
+            frames, rows, columns = inputs["video_grid_thw"][0].tolist()
+            return frames, rows // 2, columns // 2
+        frames = len(inputs["pixel_values"]) if self.frames_as_images else inputs["pixel_values_videos"].shape[1]
+        side = int((num_features // frames) ** 0.5)
+        return frames, side, side
+
+    def _positions(self, inputs) -> Tensor:
+        """One row, or three under M-RoPE."""
+        if not self.kind.startswith("qwen"):
+            return torch.arange(inputs["input_ids"].shape[1])[None]
+        names = ("mm_token_type_ids", "video_grid_thw", "second_per_grid_ts", "attention_mask")
+        positions, _ = self.model.model.get_rope_index(
+            inputs["input_ids"], **{name: inputs[name] for name in names if name in inputs}
+        )
+        return positions[:, 0]
+
+    def _mark(self, sequence: list[Token], grid: tuple[int, int, int]) -> None:
+        """Says of text between frames which of them it belongs to."""
+        per_frame = grid[1] * grid[2]
+        firsts = [next(i for i, t in enumerate(sequence) if t.slot == frame * per_frame) for frame in range(grid[0])]
+        if grid[0] == 1 or firsts[1] == firsts[0] + per_frame:
+            return
+        between = firsts[1] - firsts[0] - per_frame
+        closing = 1 if self.kind == "qwen3_vl" else 0  # <|vision_end|> closes a frame
+        for frame, first in enumerate(firsts):
+            opening = between - closing if frame == 0 else first - firsts[frame - 1] - per_frame - closing
+            for token in sequence[first - opening : first] + sequence[first + per_frame : first + per_frame + closing]:
+                token.frame = frame
+
+    def _attention(self, inputs) -> Tensor:
+        """The tower's attention maps, worked out from its own projections in plain sight."""
+        if self.kind.startswith("qwen"):
+            return self._packed_attention(inputs)
         tower = self.eager.model.vision_tower
-        pixels = inputs["pixel_values_videos"][0] if self.is_video else inputs["pixel_values"]
-        maps = tower(pixels, output_attentions=True).attentions[layer].mean(1)  # frames, queries, keys
-        if not self.is_video:
+        pixels = inputs["pixel_values"] if self.frames_as_images else inputs["pixel_values_videos"][0]
+        maps = tower(pixels, output_attentions=True).attentions[ATTENTION.layer].mean(1)  # frames, queries, keys
+        if self.frames_as_images:
             return maps[:, 0, 1:].flatten()
         return self.eager.model.apply_pooling(maps.mean(1)[..., None]).flatten()
+
+    def _packed_attention(self, inputs) -> Tensor:
+        """Records the weights of the eager kernel, segment by segment, and brings them to the raster."""
+        visual = self.eager.model.visual
+        module = sys.modules[type(visual).__module__]
+        kernel, received = module.eager_attention_forward, []
+
+        def recording(layer, *args, **kwargs):
+            output, weights = kernel(layer, *args, **kwargs)
+            if layer is visual.blocks[ATTENTION.layer].attn:
+                received.append(weights[0].mean(0).mean(0))
+            return output, weights
+
+        module.eager_attention_forward = recording
+        try:
+            self.eager.model.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"])
+        finally:
+            module.eager_attention_forward = kernel
+        merged = torch.cat(received).reshape(-1, 4).mean(1)
+        if self.kind != "qwen2_5_vl":
+            return merged
+        order, _ = (
+            visual.get_window_index(inputs["video_grid_thw"]) if hasattr(visual, "get_window_index") else (None, 0)
+        )
+        if order is None:
+            from transformers.vision_utils import get_vision_window_index
+
+            vision = self.eager.config.vision_config
+            order, _ = get_vision_window_index(inputs["video_grid_thw"], 2, vision.window_size, vision.patch_size)
+        return merged[torch.argsort(torch.as_tensor(order))]
 
     def _greedy(self, sequence: list[Token], new_tokens: int) -> list[int]:
         values = torch.stack([token.value for token in sequence])
         positions = [token.position for token in sequence]
+        visual = [bool(token.deep) for token in sequence]
+        layers = zip(*(token.deep for token in sequence if token.deep), strict=True)
+        deep = [torch.stack(layer) for layer in layers]
         answer = []
         for _ in range(new_tokens):
+            ids = torch.tensor(positions).T
+            extra = {}
+            if deep:
+                mask = torch.tensor([visual + [False] * len(answer)])
+                extra = {"visual_pos_masks": mask, "deepstack_visual_embeds": deep}
             hidden = self.model.model.language_model(
                 inputs_embeds=values[None],
-                position_ids=torch.tensor([positions]),
+                position_ids=ids if len(ids) == 1 else ids[:, None],
                 attention_mask=torch.ones(1, len(positions), dtype=torch.long),
                 use_cache=False,
+                **extra,
             )[0]
             answer.append(int(self.model.lm_head(hidden[0, -1]).argmax()))
             if answer[-1] == self.model.generation_config.eos_token_id:
                 break
             values = torch.cat([values, self.model.get_input_embeddings()(torch.tensor(answer[-1:]))])
-            positions.append(positions[-1] + 1)
+            positions.append([number + 1 for number in positions[-1]])
         return answer
 
 
@@ -169,12 +263,26 @@ def dense(reduction: Reduction, values: Tensor, combine: str = "weights") -> Ten
     return torch.stack(rows)
 
 
+def shrink(tokens: VisualTokens, reduction: Reduction) -> VisualTokens:
+    """The tokens that are left, with their places and evidence."""
+    evidence = {k: dense(reduction, v, k.combine) if k.per_token else v for k, v in tokens.evidence.items()}
+    values, places = dense(reduction, tokens.values), tokens.places[reduction.anchor]
+    return replace(tokens, values=values, places=places, evidence=evidence)
+
+
 def edit(
-    sequence: list[Token], tokens: VisualTokens, reduction: Reduction, positions: str, separators: str
+    sequence: list[Token],
+    original: list[Token],
+    tokens: VisualTokens,
+    reduction: Reduction,
+    positions: str,
+    separators: str,
 ) -> list[Token]:
     """The sequence after one reduction, built token by token."""
-    values = dense(reduction, tokens.values)
-    anchors = reduction.anchor.tolist()
+    values, anchors = dense(reduction, tokens.values), reduction.anchor.tolist()
+    slotted = {token.slot: token for token in sequence if token.slot is not None}
+    depth = len(slotted[0].deep)
+    deep = [dense(reduction, torch.stack([slotted[s].deep[k] for s in range(len(slotted))])) for k in range(depth)]
     alive = {int(tokens.frame[anchor]) for anchor in anchors}
     edited = []
     for token in sequence:
@@ -182,17 +290,38 @@ def edit(
             orphaned = token.frame is not None and token.frame not in alive
             if not (orphaned and separators == "follow"):
                 edited.append(replace(token))
-        else:
-            for slot, anchor in enumerate(anchors):
-                if anchor == token.slot:
-                    edited.append(Token(values[slot], token.position, slot))
+            continue
+        for slot, anchor in enumerate(anchors):
+            if anchor == token.slot:
+                added = [layer[slot] for layer in deep]
+                edited.append(Token(values[slot], token.position, token.home, slot, run=token.run, deep=added))
     if positions == "renumber":
-        for position, token in enumerate(edited):
-            token.position = position
+        renumber(edited, original)
     return edited
 
 
-def _attention_needs():
-    from tokenlab.compressors.evidence import TowerAttention
-
-    return (TowerAttention(layer=-2, query="cls_or_mean"),)
+def renumber(edited: list[Token], original: list[Token]) -> None:
+    """Closes the gaps: token by token on one axis, run by run under M-RoPE."""
+    free = max(original[0].position)
+    if len(original[0].position) == 1:
+        for index, token in enumerate(edited):
+            token.position = [free + index]
+        return
+    index = 0
+    while index < len(edited):
+        run = edited[index].run
+        if run is None:
+            edited[index].position = [free] * 3
+            free += 1
+            index += 1
+            continue
+        whole = [token.position for token in original if token.run == run]
+        left = [i for i in range(index, len(edited)) if edited[i].run == run]
+        origin = whole[0]
+        times = sorted({t - origin[0] for t, _, _ in whole})
+        kept = sorted({edited[i].home[0] - origin[0] for i in left})
+        for i in left:
+            t, h, w = (axis - start for axis, start in zip(edited[i].home, origin, strict=True))
+            edited[i].position = [free + times[kept.index(t)], free + h, free + w]
+        free += max(max(edited[i].home[1] - origin[1], edited[i].home[2] - origin[2]) for i in left) + 1
+        index = left[-1] + 1

@@ -1,6 +1,7 @@
 """FLOPs of a record equal torch's own counter, to the FLOP."""
 
 import pytest
+import torch
 
 from tests.models.test_exactness import FAMILIES, PIPELINES, Bench, bench, build, make_clips  # noqa: F401
 from tokenlab.compressors import Pipeline
@@ -48,9 +49,54 @@ def test_fewer_tokens_cost_less(bench: Bench):  # noqa: F811
 
 def test_attention_is_counted_on_the_cpu():
     """Torch versions up to 2.13 leave it out there unless told otherwise."""
-    import torch
-
     query = torch.randn(1, 2, 5, 8)
     with counter() as count, torch.inference_mode():
         torch.nn.functional.scaled_dot_product_attention(query, query, query)
     assert count.get_total_flops() == 2 * 2 * 2 * 5 * 5 * 8
+
+
+def test_one_length_everywhere_is_the_whole_decoder(bench: Bench):  # noqa: F811
+    """Layer by layer and as one; and as torch counts the real decoder at lengths that no polynomial was fitted at."""
+    from transformers import DynamicCache
+
+    model, costs = bench.mllm.model, ModelCosts(bench.mllm.config, bench.mllm.family)
+    for tokens in (7, 19):
+        lengths = [tokens] * costs.num_layers
+        assert costs.prefill(tokens) == costs.prefill_layers(lengths) == costs.prefill_layers(lengths, lengths)
+        assert costs.decode(tokens, 3) == costs.decode_layers(lengths, 3)
+        cache = DynamicCache(config=model.config.get_text_config())
+        spent = []
+        for new in (tokens, 1):
+            embeddings = torch.zeros(1, new, model.config.get_text_config().hidden_size)
+            with counter() as count, torch.inference_mode():
+                hidden = model.model.get_decoder()(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)[0]
+                model.get_output_embeddings()(hidden[:, -1:])
+            spent.append(count.get_total_flops())
+        assert spent == [costs.prefill(tokens), costs.decode(tokens, 1)]
+        held = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
+        assert held == costs.cache_elements([tokens + 1] * costs.num_layers)
+
+
+def test_a_length_for_every_layer(bench: Bench):  # noqa: F811
+    """Real layers called one by one, each on fewer tokens, cut before the attention or behind it."""
+    model, costs = bench.mllm.model, ModelCosts(bench.mllm.config, bench.mllm.family)
+    decoder, width = model.model.get_decoder(), model.config.get_text_config().hidden_size
+    entry, behind = [13, 9, 4], [13, 6, 4]
+
+    with counter() as count, torch.inference_mode():
+        hidden = torch.zeros(1, entry[0], width)
+        cos, sin = decoder.rotary_emb(hidden, torch.arange(entry[0])[None])
+        for layer, tokens, left in zip(decoder.layers, entry, behind, strict=True):
+            hidden = torch.zeros(1, tokens, width)
+            layer.self_attn(hidden, position_embeddings=(cos[:, :tokens], sin[:, :tokens]), attention_mask=None)
+            layer.mlp(hidden[:, :left])
+        model.get_output_embeddings()(hidden[:, -1:])
+    assert costs.prefill_layers(entry, behind) == count.get_total_flops()
+    assert costs.prefill_layers(entry, behind) < costs.prefill_layers(entry) < costs.prefill(13)
+
+
+def test_weights_by_part(bench: Bench):  # noqa: F811
+    model = bench.mllm.model
+    parts = ModelCosts(bench.mllm.config, bench.mllm.family).parameters
+    assert sum(parts.values()) == sum(weight.numel() for weight in model.parameters())
+    assert parts["tower"] == sum(weight.numel() for weight in bench.mllm.family.tower_of(model).parameters())

@@ -20,6 +20,7 @@ Run the arms of a config on a dataset (each is a command of Lightning's command 
 
 Look around:
   compressors   list the compressors and their parameters; `tokenlab compressors NAME` shows one in full
+  models        list the model families and what they offer; `tokenlab models FAMILY` says which compressors run there
   profile       what pipelines would cost on a model of real size, from its config alone
   shapes        rebuild the embedded model and the video world it was trained on
   COMMAND --help, --version
@@ -82,6 +83,12 @@ def _compressors(argv: list[str]) -> int:
     return show(argv)
 
 
+def _models(argv: list[str]) -> int:
+    from tokenlab.cli.models import show
+
+    return show(argv)
+
+
 def _profile(argv: list[str]) -> int:
     from tokenlab.cli.profile import show
 
@@ -99,6 +106,7 @@ _COMMANDS = {
     "test": _run("test"),
     "predict": _run("predict"),
     "compressors": _compressors,
+    "models": _models,
     "profile": _profile,
     "shapes": _shapes,
     "fit": _fit,

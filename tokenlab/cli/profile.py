@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 WIDTH = 100  # columns that the table needs; a terminal with more of them gets more
 DTYPES = ("bfloat16", "float16", "float32")
+NAME_WIDTH = 8  # of an arm, that leaves room for two blanks between columns
 VARIES = "varies"
 UNITS = ((1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs"))
 
@@ -146,7 +147,9 @@ def _target(name: str | None) -> Path | None:
         return None
     path = Path(name)
     if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UserError(f"--json: cannot write {name}: {'it is a folder' if path.is_dir() else 'there is no such folder'}")
+        raise UserError(
+            f"--json: cannot write {name}: {'it is a folder' if path.is_dir() else 'there is no such folder'}"
+        )
     return path
 
 
@@ -162,7 +165,9 @@ def _pipelines(texts: Sequence[str]) -> dict[str, Pipeline]:
     for text in texts:
         arm, equals, steps = text.partition("=")
         if not equals or not arm.strip() or not re.fullmatch(r"[^\[{]+", arm):
-            raise UserError(f"--pipeline: write ARM=[COMPRESSORS], such as 'mine=[{{topic: {{retention_ratio: 0.25}}}}]', got {text}")
+            raise UserError(
+                f"--pipeline: write ARM=[COMPRESSORS], such as 'mine=[{{topic: {{retention_ratio: 0.25}}}}]', got {text}"
+            )
         if arm in arms or arm == BASELINE:
             known = "is always there, as the untouched model" if arm == BASELINE else "is given twice"
             raise UserError(f"--pipeline: {arm} {known}; choose another name")
@@ -184,13 +189,13 @@ def _pipelines(texts: Sequence[str]) -> dict[str, Pipeline]:
 def _headline(result: Profile) -> list[str]:
     query, layout = result.query, result.layout
     height, width = layout.resolution
+    parts = " + ".join(f"{part} {_gigabytes(size)}" for part, size in result.weight_bytes.items())
     what = "1 image" if query.frames == 1 else f"{query.frames} frames"
     answer = f"{query.new_tokens} new token{'' if query.new_tokens == 1 else 's'}"
-    parts = ", ".join(f"{part} {_gigabytes(size)}" for part, size in result.weight_bytes.items())
     return [
-        f"{result.family} ({result.checkpoint}): {what} read at {width}x{height}, {layout.num_tokens:,} visual and "
-        f"{query.text_tokens:,} text tokens, {answer}",
-        f"Weights in {result.dtype}: {parts}; {_gigabytes(sum(result.weight_bytes.values()))} in all",
+        f"{result.family} ({result.checkpoint}) in {result.dtype}",
+        f"Weights: {parts} = {_gigabytes(sum(result.weight_bytes.values()))} GiB",
+        f"Query: {what} read at {width}x{height}, {layout.num_tokens:,} visual + {query.text_tokens:,} text tokens, {answer}",
     ]
 
 
@@ -219,7 +224,8 @@ def _table(result: Profile) -> Table:
         "litera-\nture's": lambda arm: _number(arm.literature_flops, lambda value: _digits(value / scale)),
         "x\nfull ": lambda arm: _number(_ratio(arm.literature_flops, full.literature_flops), "{:.3f}".format),
     }
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    gap = 1 if max(len(arm.arm) for arm in result.arms) > NAME_WIDTH else 2
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("pipeline", overflow="fold")
     for heading in columns:
         table.add_column(Text(heading), justify="right", no_wrap=True)
@@ -230,7 +236,9 @@ def _table(result: Profile) -> Table:
 
 def _visual(arm: ArmProfile) -> str:
     """What the LLM gets, and below it what the last cut inside the LLM leaves of that."""
-    left = "" if arm.visual_tokens_left == arm.visual_tokens else f"\n> {_number(arm.visual_tokens_left, '{:,}'.format)}"
+    left = (
+        "" if arm.visual_tokens_left == arm.visual_tokens else f"\n> {_number(arm.visual_tokens_left, '{:,}'.format)}"
+    )
     return _number(arm.visual_tokens, "{:,}".format) + left
 
 
@@ -300,4 +308,4 @@ def _digits(value: float) -> str:
 
 
 def _gigabytes(size: int) -> str:
-    return f"{_digits(size / 2**30)} GiB"
+    return f"{size / 2**30:,.2f}"

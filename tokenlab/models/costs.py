@@ -163,6 +163,11 @@ class ModelCosts:
         flops += sum(layer(n, n) for layer, n in zip(attention, lengths, strict=True))
         return flops + sum(layer(n, n) for layer, n in zip(others, after_attention or lengths, strict=True))
 
+    @property
+    def head(self) -> int:
+        """What of a prefill goes into predicting the next token from the last one."""
+        return self._decoder[0].a
+
     def decode(self, tokens: int, steps: int) -> int:
         """`steps` further tokens after a prefill of `tokens`; each reads the cache that the one before it left."""
         return self.decode_layers([tokens] * self.num_layers, steps)

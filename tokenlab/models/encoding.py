@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from tokenlab.compressors.evidence import TokenEmbeddings, TowerAttention
 from tokenlab.data.samples import Frames
 from tokenlab.errors import SampleError
-from tokenlab.models.families import Family
+from tokenlab.models.families import Family, as_rows
 from tokenlab.models.grids import Places
 from tokenlab.models.probes import cls_attention, mean_attention, probed
 from tokenlab.models.prompts import Processed, PromptWriter
@@ -60,7 +59,7 @@ def encode(
     probes = [_TowerProbe(family.has_cls, need) for need in needs if isinstance(need, TowerAttention)]
     with ExitStack() as stack:
         for probe in probes:
-            stack.enter_context(probed(family.attention_of(model, probe.need.layer), probe))
+            stack.enter_context(probed(family.attention_of(model, reading, probe.need.layer), probe))
         output = reading.encode(model, inputs)
     synchronise(model.device)
     features = as_rows(output.pooler_output)
@@ -78,13 +77,6 @@ def encode(
     tokens = VisualTokens(values, places[on_grid], grid_shape(processed.places), evidence)
     elapsed = 1000 * (time.perf_counter() - started)
     return Encoded(frames, output, tokens, processed, elapsed - sum(spent.values()), spent)
-
-
-def as_rows(features: Any) -> Float[Tensor, "n d"]:
-    """A medium's tokens in prompt order, whatever nesting the family's encoder gives them."""
-    if isinstance(features, Tensor):
-        return features.flatten(0, -2)
-    return torch.cat([each.flatten(0, -2) for each in features])
 
 
 def grid_shape(places: Places) -> tuple[int, int, int]:

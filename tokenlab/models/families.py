@@ -30,24 +30,27 @@ from tokenlab.models.grids import (
     merged,
     merged_patches,
     merged_windows,
+    mosaic,
     patches,
     pooled,
+    pooled_frames,
     pooled_video,
+    resampled,
+    shuffled,
     square,
+    tiles,
+    with_cls,
 )
 from tokenlab.tensors import Evidence
 
 Kind = Literal["image", "video"]
 
 
-def listed(features: Sequence[Any]) -> list[Tensor]:
-    """Several media's features as one list of tensors, `[n, d]` each."""
-    return [tensor for each in features for tensor in each]
-
-
-def in_a_row(features: Sequence[Tensor]) -> Float[Tensor, "1 n d"]:
-    """Several media's features, `[1, n, d]` each, as one sequence."""
-    return torch.cat(list(features), dim=1)
+def as_rows(features: Any) -> Float[Tensor, "n d"]:
+    """A medium's tokens in prompt order, whatever nesting its encoder gives them."""
+    if isinstance(features, Tensor):
+        return features.flatten(0, -2)
+    return torch.cat([each.flatten(0, -2) for each in features])
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,13 @@ class Reading:
         encoder: `get_{encoder}_features` encodes it, and its output goes back under this key.
         placeholder: The config attribute with the id of the token that stands for a visual token.
         places: Where its tokens lie on the token grid, from config and processor output.
-        join: Features of several media, as the family's forward wants them together.
+        takes_tensor: Whether the forward wants features as one tensor, not as a list.
         to_grid: Brings what one tower layer says of its patches to the token grid, as the tokens get there.
         extras: What the LLM must be told besides, from the processor's output, one row a medium.
         closing: How many text tokens after a frame belong to it, where a medium's frames stand apart; None: all.
+        joint: How many of those before a frame only follow another frame; the first one lacks them.
+        nested: Whether the processor wants the images of a prompt in a list of their own.
+        blocks: Where the blocks of the tower are, if it is not the family's.
         fewest_frames: Shorter videos are refused by the processor; their last frame is shown again.
     """
 
@@ -72,10 +78,13 @@ class Reading:
     encoder: Kind
     placeholder: str
     places: Callable[[PretrainedConfig, Inputs], Places]
-    join: Callable[[Sequence[Any]], Any] = listed
+    takes_tensor: bool = False
     to_grid: ToGrid = patches
     extras: tuple[str, ...] = ()
     closing: int | None = 0
+    joint: int = 0
+    nested: bool = False
+    blocks: str = ""
     fewest_frames: int = 1
 
     def encode(self, model: PreTrainedModel, inputs: Inputs) -> Any:
@@ -85,8 +94,9 @@ class Reading:
         return method(**asked, return_dict=True)
 
     def batch(self, outputs: Sequence[Any]) -> Any:
-        """One encoder output for a batch of media."""
-        joined = {"pooler_output": self.join([output.pooler_output for output in outputs])}
+        """One encoder output for a batch of media: what counts to every family is the order of the tokens."""
+        rows = torch.cat([as_rows(output.pooler_output) for output in outputs])
+        joined: dict[str, Any] = {"pooler_output": rows[None] if self.takes_tensor else [rows]}
         if getattr(outputs[0], "deepstack_features", None) is not None:
             layers = zip(*(output.deepstack_features for output in outputs), strict=True)
             joined["deepstack_features"] = [tuple(chain.from_iterable(layer)) for layer in layers]
@@ -100,21 +110,27 @@ class Family:
     Attributes:
         name: The family's name in messages.
         image: How it reads an image.
-        video: How it reads a video's frames.
+        video: How it reads a video's frames; None where it cannot.
         tower: Where the vision tower is in the model.
         blocks: Where the tower's blocks are.
         attention: What a block calls its attention module.
         has_cls: Whether row 0 of the tower's output is a class token.
+        token_wise_projector: Whether every tower patch becomes one token by itself.
+        mrope: Whether positions have three axes.
+        deepstack: Whether features of further tower layers join the tokens inside the LLM.
         frame_text: The text before each frame, with `{number}` (from 1) or `{seconds}`; a checkpoint's config may
             carry its own under the same key.
     """
 
     name: str
     image: Reading
-    video: Reading
+    video: Reading | None
     tower: str
     blocks: str
     has_cls: bool = False
+    token_wise_projector: bool = True
+    mrope: bool = False
+    deepstack: bool = False
     attention: str = "self_attn"
     frame_text: str = ""
 
@@ -122,9 +138,9 @@ class Family:
         """The vision tower."""
         return attrgetter(self.tower)(model)
 
-    def attention_of(self, model: PreTrainedModel, layer: int) -> nn.Module:
-        """The attention module of one layer of the tower, counted from the end if negative."""
-        return getattr(attrgetter(self.blocks)(model)[layer], self.attention)
+    def attention_of(self, model: PreTrainedModel, reading: Reading, layer: int) -> nn.Module:
+        """The attention module of one layer of the tower that reads this, counted from the end if negative."""
+        return getattr(attrgetter(reading.blocks or self.blocks)(model)[layer], self.attention)
 
     def lacks(self, need: Evidence, auxiliary: Collection[str] = ()) -> str | None:
         """Why this evidence cannot be had, also with the auxiliary encoders named; None where it can."""
@@ -157,18 +173,22 @@ class Family:
                     raise UserError(f"model.pipelines.{arm}: {reason}")
 
 
-def _qwen(name: str, to_grid: ToGrid = merged, video_extras: tuple[str, ...] = (), **video: Any) -> Family:
+def _qwen(
+    name: str, to_grid: ToGrid = merged, video_extras: tuple[str, ...] = (), deepstack: bool = False, **video: Any
+) -> Family:
     """Qwen's way: frames of any size, patches packed into one sequence, squares of patches merged into tokens."""
-    read = {"places": merged_patches, "to_grid": to_grid}
+    read: dict[str, Any] = {"item_per_frame": False, "places": merged_patches, "to_grid": to_grid}
+    video |= {"extras": ("video_grid_thw", *video_extras), **read}
     return Family(
         name=name,
-        image=Reading("image", False, "image", "image_token_id", extras=("image_grid_thw",), **read),
-        video=Reading(
-            "video", False, "video", "video_token_id", extras=("video_grid_thw", *video_extras), **read, **video
-        ),
+        image=Reading("image", encoder="image", placeholder="image_token_id", extras=("image_grid_thw",), **read),
+        video=Reading("video", encoder="video", placeholder="video_token_id", **video),
         tower="model.visual",
         blocks="model.visual.blocks",
         attention="attn",
+        token_wise_projector=False,
+        mrope=True,
+        deepstack=deepstack,
     )
 
 
@@ -183,16 +203,71 @@ FAMILIES: dict[str, Family] = {
         blocks="model.vision_tower.encoder.layers",
         has_cls=True,
     ),
-    "llava_onevision": Family(
-        name="LLaVA-OneVision",
-        image=Reading("image", False, "image", "image_token_id", any_resolution),
-        video=Reading("video", False, "video", "video_token_id", pooled_video, in_a_row, pooled("apply_pooling")),
+    "llava_next": Family(
+        name="LLaVA-NeXT",
+        image=Reading("image", False, "image", "image_token_id", any_resolution, to_grid=mosaic),
+        video=None,
         tower="model.vision_tower",
         blocks="model.vision_tower.encoder.layers",
+        has_cls=True,
+    ),
+    "llava_next_video": Family(
+        name="LLaVA-NeXT-Video",
+        image=Reading("image", False, "image", "image_token_id", any_resolution, to_grid=mosaic),
+        video=Reading("video", False, "video", "video_token_id", pooled_frames, to_grid=resampled),
+        tower="model.vision_tower",
+        blocks="model.vision_tower.encoder.layers",
+        has_cls=True,
+        token_wise_projector=False,
+    ),
+    "llava_onevision": Family(
+        name="LLaVA-OneVision",
+        image=Reading("image", False, "image", "image_token_id", any_resolution, to_grid=mosaic),
+        video=Reading("video", False, "video", "video_token_id", pooled_video, True, pooled),
+        tower="model.vision_tower",
+        blocks="model.vision_tower.encoder.layers",
+        token_wise_projector=False,
+    ),
+    "video_llava": Family(
+        name="Video-LLaVA",
+        image=Reading(
+            "image",
+            False,
+            "image",
+            "image_token_id",
+            square,
+            takes_tensor=True,
+            to_grid=after_cls,
+            blocks="model.image_tower.encoder.layers",
+        ),
+        video=Reading("video", False, "video", "video_token_id", with_cls, takes_tensor=True, to_grid=after_cls),
+        tower="model.video_tower",
+        blocks="model.video_tower.encoder.layers",
+        has_cls=True,
     ),
     "qwen2_vl": _qwen("Qwen2-VL"),
     "qwen2_5_vl": _qwen("Qwen2.5-VL", merged_windows, video_extras=("second_per_grid_ts",)),
-    "qwen3_vl": _qwen("Qwen3-VL", fewest_frames=2, closing=1),
+    "qwen3_vl": _qwen("Qwen3-VL", deepstack=True, fewest_frames=2, closing=1),
+    "internvl": Family(
+        name="InternVL3",
+        image=Reading("image", False, "image", "image_token_id", tiles, takes_tensor=True, to_grid=shuffled),
+        video=Reading(
+            "video", False, "image", "image_token_id", tiles, takes_tensor=True, to_grid=shuffled, closing=1, joint=1
+        ),
+        tower="model.vision_tower",
+        blocks="model.vision_tower.encoder.layer",
+        attention="attention",
+        has_cls=True,
+        token_wise_projector=False,
+    ),
+    "smolvlm": Family(
+        name="SmolVLM2",
+        image=Reading("image", False, "image", "image_token_id", tiles, to_grid=shuffled, nested=True, closing=1),
+        video=Reading("video", False, "image", "image_token_id", tiles, to_grid=shuffled, closing=1),
+        tower="model.vision_model",
+        blocks="model.vision_model.encoder.layers",
+        token_wise_projector=False,
+    ),
 }
 """By the checkpoint's `model_type`."""
 

@@ -51,7 +51,19 @@ def patch_rows(config: PretrainedConfig) -> int:
 def square(config: PretrainedConfig, inputs: Inputs) -> Places:
     """Every patch of every picture."""
     side = patch_rows(config)
-    return raster(len(inputs["pixel_values"]), side, side)
+    return raster(len(inputs.get("pixel_values", inputs.get("pixel_values_images"))), side, side)
+
+
+def with_cls(config: PretrainedConfig, inputs: Inputs) -> Places:
+    """Video-LLaVA: every patch of every frame, and before each frame the tower's class token, outside the grid."""
+    side, frames = patch_rows(config), inputs["pixel_values_videos"].shape[1]
+    return with_newlines(raster(frames, side, side)[::-1], every=side * side)[::-1]
+
+
+def pooled_frames(config: PretrainedConfig, inputs: Inputs) -> Places:
+    """LLaVA-NeXT-Video: frames pooled by the configured stride."""
+    side = patch_rows(config) // config.spatial_pool_stride
+    return raster(inputs["pixel_values_videos"].shape[1], side, side)
 
 
 def pooled_video(config: PretrainedConfig, inputs: Inputs) -> Places:
@@ -59,6 +71,17 @@ def pooled_video(config: PretrainedConfig, inputs: Inputs) -> Places:
     side = math.ceil(patch_rows(config) / 2)
     places = raster(inputs["pixel_values_videos"].shape[1], side, side)
     return with_newlines(places, every=len(places))
+
+
+def tiles(config: PretrainedConfig, inputs: Inputs) -> Places:
+    """InternVL, SmolVLM: frames or tiles of one size, squares of patches shuffled into tokens."""
+    side = patch_rows(config) // _shuffle(config)
+    return raster(inputs["pixel_values"].flatten(0, -4).shape[0], side, side)
+
+
+def _shuffle(config: PretrainedConfig) -> int:
+    """Patches along a side of a token."""
+    return round(1 / config.downsample_ratio) if hasattr(config, "downsample_ratio") else config.scale_factor
 
 
 def any_resolution(config: PretrainedConfig, inputs: Inputs) -> Places:
@@ -95,13 +118,39 @@ def after_cls(_: PreTrainedModel, __: Inputs, calls: Sequence[Float[Tensor, "_ _
     return torch.cat(list(calls))[:, 1:].flatten()
 
 
-def pooled(method: str) -> ToGrid:
-    """Patches are pooled by the model's own method, frame by frame."""
+def pooled(model: PreTrainedModel, _: Inputs, calls: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, " n"]:
+    """LLaVA-OneVision: pooled by the model's own method, frame by frame."""
+    return model.model.apply_pooling(torch.cat(list(calls))[..., None]).flatten()
 
-    def to_grid(model: PreTrainedModel, _: Inputs, calls: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, " n"]:
-        return getattr(model.model, method)(torch.cat(list(calls))[..., None]).flatten()
 
-    return to_grid
+def resampled(model: PreTrainedModel, _: Inputs, calls: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, " n"]:
+    """LLaVA-NeXT-Video: pooled by the model's own resampler, without the class token."""
+    return model.model.vision_resampler(torch.cat(list(calls))[:, 1:, None]).flatten()
+
+
+def shuffled(model: PreTrainedModel, _: Inputs, calls: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, " n"]:
+    """InternVL, SmolVLM: the mean over each token's square of patches, without a class token if there is one."""
+    values, side, square_side = torch.cat(list(calls)), patch_rows(model.config), _shuffle(model.config)
+    values = values[:, values.shape[1] - side**2 :].unflatten(1, (side // square_side, square_side, -1, square_side))
+    return values.mean((2, 4)).flatten()
+
+
+def mosaic(model: PreTrainedModel, inputs: Inputs, calls: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, " n"]:
+    """LLaVA-NeXT: the base tile, and the others put together and cut like the tokens; shrunk where those are."""
+    config, values = model.config, torch.cat(list(calls))
+    side = patch_rows(config)
+    values = values[:, values.shape[1] - side**2 :].unflatten(1, (side, side))
+    if len(values) == 1:
+        return values.flatten()
+    size = torch.as_tensor(inputs["image_sizes"])[0].tolist()
+    height, width = get_anyres_image_grid_shape(size, config.image_grid_pinpoints, config.vision_config.image_size)
+    whole = values[1 : 1 + height * width].unflatten(0, (height, width)).transpose(1, 2).flatten(0, 1).flatten(1, 2)
+    cut = unpad_image(whole[None], size)
+    places = any_resolution(config, inputs)
+    rows, columns = (places[places[:, 0] == 1].max(axis=0) + 1)[1:].tolist()
+    if cut.shape[1:] != (rows, columns):
+        cut = torch.nn.functional.interpolate(cut[None], (rows, columns), mode="bilinear")[0]
+    return torch.cat([values[0].flatten(), cut.flatten()])
 
 
 def merged(model: PreTrainedModel, _: Inputs, calls: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, " n"]:

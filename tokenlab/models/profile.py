@@ -15,7 +15,7 @@ from tokenlab.models.configs import SHIPPED
 from tokenlab.models.costs import ModelCosts, literature_flops
 from tokenlab.models.geometry import Layout, Size
 from tokenlab.models.loading import EMBEDDED
-from tokenlab.models.rehearsal import Counts, Prompt, rehearse
+from tokenlab.models.rehearsal import Prompt, rehearse
 
 BASELINE = "full"
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -79,22 +79,13 @@ def profile(
 ) -> Profile:
     """Prices `full` and then every pipeline; raises UserError for what cannot be."""
     costs = ModelCosts(config)
-    still = query.frames == 1
-    prompt = Prompt(
-        layout=lambda frames: costs.vision.layout(frames, query.resolution, still),
-        frames=query.frames,
-        text=query.text_tokens,
-        new_tokens=query.new_tokens,
-        num_layers=costs.num_layers,
-    )
     layout = _layout(costs, query)
     arms = []
     for arm, pipeline in {BASELINE: Pipeline(), **pipelines}.items():
         try:
-            counts = rehearse(pipeline, prompt)
+            arms.append(_price(arm, pipeline, query, costs, layout, BYTES[dtype]))
         except UserError as error:
             raise UserError(f"--pipeline {arm}: {error}") from error
-        arms.append(_price(arm, pipeline, counts, costs, layout, BYTES[dtype]))
     return Profile(
         checkpoint=checkpoint,
         family=costs.vision.name,
@@ -118,11 +109,23 @@ def _layout(costs: ModelCosts, query: Query) -> Layout:
     return costs.vision.layout(query.frames, query.resolution, still=query.frames == 1)
 
 
+def _prompt(costs: ModelCosts, query: Query) -> Prompt:
+    return Prompt(
+        layout=lambda frames: costs.vision.layout(frames, query.resolution, still=query.frames == 1),
+        frames=query.frames,
+        text=query.text_tokens,
+        new_tokens=query.new_tokens,
+        num_layers=costs.num_layers,
+    )
+
+
 def _price(
-    arm: str, pipeline: Pipeline, counts: Counts, costs: ModelCosts, layout: Layout, number_bytes: int
+    arm: str, pipeline: Pipeline, query: Query, costs: ModelCosts, layout: Layout, number_bytes: int
 ) -> ArmProfile:
+    """Raises UserError if the pipeline cannot act on a query of this size."""
+    counts = rehearse(pipeline, _prompt(costs, query))
     passes, attention, cached = counts.passes, counts.attention, counts.cached
-    grid = layout.grid[1:]
+    grid, later = layout.grid[1:], query.new_tokens - 1  # each later token stays in the cache of every layer
     parts = {
         "tower": _known(lambda: costs.tower(passes, grid), passes),
         "projector": _known(lambda: costs.projector(passes, grid), passes),
@@ -133,19 +136,14 @@ def _price(
         arm=arm,
         visual_tokens=counts.visual,
         visual_tokens_left=counts.visual_left,
-        prefill_tokens=_known(lambda: attention[0], attention),
+        prefill_tokens=_known(lambda: counts.visual + query.text_tokens, counts.visual),
         prefill_tokens_mean=_known(lambda: sum(attention) / len(attention), attention),
         **{f"{part}_flops": flops for part, flops in parts.items()},
         total_flops=_known(lambda: sum(parts.values()), *parts.values()),
-        cache_bytes=_known(lambda: _cache_bytes(costs, counts, number_bytes), attention, cached),
+        cache_bytes=_known(lambda: number_bytes * costs.cache_elements([n + later for n in attention]), attention),
         literature_flops=_known(lambda: literature_flops(costs.text, attention), attention),
         clip_not_counted=any(getattr(need, "space", None) == "clip" for need in pipeline.needs()),
     )
-
-
-def _cache_bytes(costs: ModelCosts, counts: Counts, number_bytes: int) -> int:
-    """A step of the answer adds one token to every layer; what a step does not look at stays in the cache."""
-    return number_bytes * costs.cache_elements([tokens + len(counts.cached) for tokens in counts.attention])
 
 
 def _known(value: Callable[[], int | float], *needed: object) -> int | float | None:

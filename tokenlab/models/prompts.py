@@ -43,15 +43,19 @@ class PromptWriter:
         self.context = config.get_text_config().max_position_embeddings
 
     def reading(self, frames: Frames) -> Reading:
-        """How the family reads this clip."""
-        return self.family.image if frames.still else self.family.video
+        """How the family reads this clip; raises SampleError where it cannot."""
+        reading = self.family.image if frames.still else self.family.video
+        if reading is None:
+            raise SampleError(f"{self.family.name} reads no video")
+        return reading
 
     def process(self, frames: Frames) -> Processed:
         """Pixels for the tower, and what a prompt needs to know of them."""
         reading = self.reading(frames)
         if len(frames.numbers) < reading.fewest_frames:
             frames = _repeated(frames, reading.fewest_frames)
-        pictures = list(frames.pixels) if reading.content == "image" else [frames.pixels]
+        pictures: list[Any] = list(frames.pixels) if reading.content == "image" else [frames.pixels]
+        pictures = [pictures] if reading.nested else pictures
         media: dict[str, Any] = {f"{reading.content}s": pictures}
         if reading.content == "video":
             media |= {"do_sample_frames": False, "video_metadata": [_metadata(frames)]}
@@ -110,12 +114,14 @@ class PromptWriter:
         if len(visual) != len(places):
             raise SampleError(f"{len(visual)} placeholders in the prompt for {len(places)} visual tokens")
         on_grid = places[:, 0] >= 0
-        closing = self.reading(frames).closing if self.frame_text or not self.reading(frames).item_per_frame else None
-        return Medium(visual[on_grid], places[on_grid], visual[~on_grid], _markers(visual, places[:, 0], closing))
+        reading = self.reading(frames)
+        closing = reading.closing if self.frame_text or not reading.item_per_frame else None
+        markers = _markers(visual, places[:, 0], closing, reading.joint)
+        return Medium(visual[on_grid], places[on_grid], visual[~on_grid], markers)
 
 
 def _markers(
-    visual: Int[np.ndarray, " n"], frame: Int[np.ndarray, " n"], closing: int | None
+    visual: Int[np.ndarray, " n"], frame: Int[np.ndarray, " n"], closing: int | None, joint: int
 ) -> tuple[tuple[Span, Span], ...]:
     """The text that belongs to each frame, cut out of what stands between consecutive frames.
 
@@ -123,6 +129,7 @@ def _markers(
         visual: Sequence indices of the medium's visual tokens.
         frame: The frame of each; -1 outside the grid.
         closing: How many tokens after a frame belong to it, the rest being the next one's; None: all of them.
+        joint: How many of the tokens before a frame the first frame lacks.
     """
     frames = [visual[frame == index] for index in range(int(frame.max()) + 1)]
     starts, ends = [int(each[0]) for each in frames], [int(each[-1]) + 1 for each in frames]
@@ -130,7 +137,7 @@ def _markers(
     after = [gap if closing is None else min(closing, gap) for gap in gaps]
     before = [gap - length for gap, length in zip(gaps, after, strict=True)]
     if gaps:  # the first frame is introduced, and the last one closed, like its neighbour
-        before, after = [before[0], *before], [*after, after[-1]]
+        before, after = [max(0, before[0] - joint), *before], [*after, after[-1]]
     else:  # a medium's only frame cannot lose all its tokens
         before = after = [0]
     return tuple(

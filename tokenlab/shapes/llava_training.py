@@ -12,12 +12,13 @@ from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
 from tokenlab.shapes.network import vocabulary
-from tokenlab.shapes.packing import packed_logits
+from tokenlab.shapes.packing import PackedText, packed_logits
 from tokenlab.shapes.questions import TRAINING_TYPES, TYPES, Question, questions
 from tokenlab.shapes.world import NUM_FRAMES, Scene
 
 WORD_IDS = {word: i for i, word in enumerate(vocabulary())}
 IGNORED = -100
+NOBODY = -1
 
 WEIGHTS = dict.fromkeys((*TYPES, *TRAINING_TYPES), 1.0) | {
     "colour": 0.6,
@@ -54,12 +55,12 @@ class Phase:
 
 @dataclass
 class LlavaBatch:
-    """Videos as token ids and features, and their questions with the words to be predicted."""
+    """Videos as token ids and features, their questions with answers, and the word to be predicted after each word."""
 
     features: Float[Tensor, "videos frames patches width"]
     timestamps: Int[Tensor, "videos frames"]
-    segments: Int[Tensor, "videos questions length"]
-    targets: Int[Tensor, "videos questions length"]
+    text: PackedText
+    targets: Int[Tensor, "videos length"]
 
 
 def ids(text: str) -> list[int]:
@@ -103,28 +104,31 @@ def make_batch(
     frames: Int[np.ndarray, "videos frames"],
     asked: Sequence[Sequence[Question]],
 ) -> LlavaBatch:
-    """Pads questions and answers to one length; only answers and the <eos> after them are targets."""
-    rows = [[(ids(f"{q.text} assistant"), ids(f"{q.answer} <eos>")) for q in video] for video in asked]
-    length = max(len(prompt) + len(answer) for video in rows for prompt, answer in video) - 1
-    segments = torch.full((len(rows), max(map(len, rows)), length), WORD_IDS["<pad>"])
-    targets = torch.full_like(segments, IGNORED)
-    for v, video in enumerate(rows):
-        for s, (prompt, answer) in enumerate(video):
-            words = torch.tensor(prompt + answer)
-            segments[v, s, : len(words) - 1] = words[:-1]
-            targets[v, s, len(prompt) - 1 : len(words) - 1] = torch.tensor(answer)
+    """Packs questions and answers; only answers and the <eos> after them are targets."""
+    rows: list[list[tuple[int, int, int, int]]] = []
+    for video in asked:
+        row = []
+        for number, question in enumerate(video):
+            prompt, answer = ids(f"{question.text} assistant"), ids(f"{question.answer} <eos>")
+            words = [*prompt, *answer]
+            targets = [IGNORED] * (len(prompt) - 1) + answer
+            row += [(words[i], number, i, targets[i]) for i in range(len(targets))]
+        rows.append(row)
+    length = max(map(len, rows))
+    padding = (WORD_IDS["<pad>"], NOBODY, 0, IGNORED)
+    words, owners, places, targets = torch.tensor([row + [padding] * (length - len(row)) for row in rows]).unbind(-1)
     timestamps = torch.from_numpy(frames) + WORD_IDS["f1"]
-    return LlavaBatch(torch.tensor(features), timestamps, segments, targets)
+    return LlavaBatch(torch.tensor(features), timestamps, PackedText(words, owners, places), targets)
 
 
-def logits(llava: LlavaForConditionalGeneration, batch: LlavaBatch) -> Float[Tensor, "videos questions length words"]:
+def logits(llava: LlavaForConditionalGeneration, batch: LlavaBatch) -> Float[Tensor, "videos length words"]:
     """Next-word logits of the batch."""
-    return packed_logits(llava, batch.features.float(), OPENING, batch.timestamps, batch.segments)
+    return packed_logits(llava, batch.features.float(), OPENING, batch.timestamps, batch.text)
 
 
 def llava_loss(llava: LlavaForConditionalGeneration, batch: LlavaBatch) -> Tensor:
     """Mean cross-entropy of the answers' words."""
-    return F.cross_entropy(logits(llava, batch).float().flatten(0, 2), batch.targets.flatten(), ignore_index=IGNORED)
+    return F.cross_entropy(logits(llava, batch).float().flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
 
 
 @torch.no_grad()
@@ -141,8 +145,9 @@ def packed_correct(
         batch = make_batch(features[begin : begin + 8], frames, part)
         with torch.autocast("cpu", torch.bfloat16):
             guessed = logits(llava, batch).argmax(-1)
-        right = ((guessed == batch.targets) | (batch.targets == IGNORED)).all(-1)
+        wrong = (guessed != batch.targets) & (batch.targets != IGNORED)
         for v, video in enumerate(part):
-            for s, question in enumerate(video):
-                correct.setdefault(question.type, []).append(bool(right[v, s]))
+            missed = set(batch.text.owners[v, wrong[v]].tolist())
+            for number, question in enumerate(video):
+                correct.setdefault(question.type, []).append(number not in missed)
     return correct

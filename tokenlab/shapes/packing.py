@@ -1,7 +1,9 @@
 """Many questions behind one video in one pass: the mathematics of one prompt each, at a tenth of the price."""
 
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
@@ -10,6 +12,27 @@ from tokenlab.shapes.network import GRID
 
 QUERY_BLOCK = 4 * (GRID**2 + 1)
 """Queries attend block by block, each to the keys up to its own end: nearly half of the causal square is never made."""
+
+
+@dataclass
+class PackedText:
+    """Several texts in one row per video.
+
+    Args:
+        words: token ids, text after text.
+        owners: number of the text that each word belongs to.
+        places: place of each word in its text, from 0.
+    """
+
+    words: Int[Tensor, "videos length"]
+    owners: Int[Tensor, "videos length"]
+    places: Int[Tensor, "videos length"]
+
+    def hidden_words(self) -> Bool[Tensor, "videos 1 length length"]:
+        """Which words (last axis) a word must not see: its own future and other texts."""
+        foreign = self.owners[:, :, None] != self.owners[:, None, :]
+        future = self.places[:, :, None] < self.places[:, None, :]
+        return (foreign | future)[:, None]
 
 
 def prompt_length(num_frames: int) -> int:
@@ -22,24 +45,24 @@ def packed_logits(
     features: Float[Tensor, "videos frames patches width"],
     opening: Int[Tensor, " 2"],
     timestamps: Int[Tensor, "videos frames"],
-    segments: Int[Tensor, "videos questions length"],
-) -> Float[Tensor, "videos questions length words"]:
-    """Next-word logits of every segment as if it alone followed the video.
+    text: PackedText,
+) -> Float[Tensor, "videos length words"]:
+    """Next-word logits of every text as if it alone followed the video.
 
-    Segments see the video and themselves, not each other, and all start at the position right after the video.
+    Texts see the video and themselves, not each other, and all start at the position right after the video.
     """
     language = llava.model.language_model
-    questions, length = segments.shape[1:]
     prefix = _prefix(llava, features, opening, timestamps)
     start = prefix.shape[1]
-    hidden = torch.cat([prefix, language.embed_tokens(segments.flatten(1))], 1)
-    positions = torch.cat([torch.arange(start), start + torch.arange(length).repeat(questions)])
+    hidden = torch.cat([prefix, language.embed_tokens(text.words)], 1)
+    positions = torch.cat([torch.arange(start).expand(len(prefix), -1), start + text.places], 1)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
-    rotation = tuple(part.to(dtype) for part in language.rotary_emb(hidden, positions[None]))
+    rotation = tuple(part.to(dtype) for part in language.rotary_emb(hidden, positions))
+    hidden_words = text.hidden_words()
     last = len(language.layers) - 1
     for index, layer in enumerate(language.layers):
-        hidden = _layer(layer, hidden, rotation, start, questions, text_only=index == last)
-    return llava.lm_head(language.norm(hidden)).unflatten(1, (questions, length))
+        hidden = _layer(layer, hidden, rotation, start, hidden_words, text_only=index == last)
+    return llava.lm_head(language.norm(hidden))
 
 
 def _prefix(
@@ -52,7 +75,9 @@ def _prefix(
     return torch.cat([language.embed_tokens(opening).expand(len(frames), -1, -1), frames], 1)
 
 
-def _layer(layer: nn.Module, hidden: Tensor, rotation: tuple, start: int, questions: int, text_only: bool) -> Tensor:
+def _layer(
+    layer: nn.Module, hidden: Tensor, rotation: tuple, start: int, hidden_words: Tensor, text_only: bool
+) -> Tensor:
     """One decoder layer; `text_only` leaves out what nothing reads any more: the last layer's video tokens."""
     attention = layer.self_attn
     normed = layer.input_layernorm(hidden)
@@ -61,7 +86,7 @@ def _layer(layer: nn.Module, hidden: Tensor, rotation: tuple, start: int, questi
     query = _heads(attention.q_proj(wanted), attention.head_dim)
     key = _rotate(key, rotation, 0)
     query = _rotate(query, rotation, start if text_only else 0) * attention.scaling
-    text = _text_attention(query[:, :, start - key.shape[2] :], key, value, start, questions)
+    text = _text_attention(query[:, :, start - key.shape[2] :], key, value, start, hidden_words)
     mixed = text if text_only else torch.cat([_causal_attention(query, key, value, start), text], 2)
     hidden = hidden[:, start:] if text_only else hidden
     hidden = hidden + attention.o_proj(mixed.transpose(1, 2).flatten(2))
@@ -90,13 +115,7 @@ def _causal_attention(query: Tensor, key: Tensor, value: Tensor, length: int) ->
     return torch.cat(mixed, 2)
 
 
-def _text_attention(query: Tensor, key: Tensor, value: Tensor, start: int, questions: int) -> Tensor:
-    """Attention of each segment to the whole video and to its own past."""
-    own_key, own_value = (x[:, :, start:].unflatten(2, (questions, -1)) for x in (key, value))
-    own_query = query.unflatten(2, (questions, -1))
-    length = own_query.shape[3]
-    future = torch.ones(length, length, dtype=torch.bool).triu(1)
-    own = (own_query @ own_key.transpose(-1, -2)).masked_fill(future, float("-inf")).flatten(2, 3)
-    weights = torch.cat([query @ key[:, :, :start].transpose(-1, -2), own], -1).softmax(-1)
-    mixed = weights[..., start:].unflatten(2, (questions, -1)) @ own_value
-    return weights[..., :start] @ value[:, :, :start] + mixed.flatten(2, 3)
+def _text_attention(query: Tensor, key: Tensor, value: Tensor, start: int, hidden_words: Tensor) -> Tensor:
+    """Attention of each text to the whole video and to its own past."""
+    own = (query @ key[:, :, start:].transpose(-1, -2)).masked_fill(hidden_words, float("-inf"))
+    return torch.cat([query @ key[:, :, :start].transpose(-1, -2), own], -1).softmax(-1) @ value

@@ -1,0 +1,229 @@
+"""Prices of real-size models without weights: against published counts, and against the methods' own rounding."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+
+import pytest
+import torch
+
+from tokenlab.compressors import REGISTRY, Pipeline
+from tokenlab.compressors.base import CacheReduction, GridReduction, LayerReduction
+from tokenlab.errors import UserError
+from tokenlab.models.configs import SHIPPED
+from tokenlab.models.costs import ModelCosts
+from tokenlab.models.profile import BYTES, Query, profile, read_config
+from tokenlab.models.rehearsal import MEDIA, Prompt, rehearse
+from tokenlab.tensors import Reduction
+
+PARAMETERS = {"llava-1.5-7b": 7.06e9, "llava-onevision-7b": 8.03e9, "qwen2.5-vl-7b": 8.29e9, "qwen3-vl-8b": 8.77e9}
+
+
+def arms(checkpoint, query, **pipelines):
+    pipelines = {arm: Pipeline((method,)) for arm, method in pipelines.items()}
+    return {
+        row.arm: row for row in profile(checkpoint, read_config(checkpoint), pipelines, query, "bfloat16").arms
+    }
+
+
+def in_tera(flops, digits):
+    return f"{flops / 1e12:.{digits}f}"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_config_has_the_real_models_size(name):
+    costs = ModelCosts(read_config(name))
+    assert sum(costs.parameters.values()) == pytest.approx(PARAMETERS[name], rel=1e-3)
+    assert all(size > 0 for size in costs.parameters.values())
+    assert costs.tower(3, (8, 8)) == 3 * costs.tower(1, (8, 8)) > 0
+    assert costs.projector(1, (8, 8)) > 0
+    assert costs.prefill(640) > costs.prefill(320) > 0
+
+
+def test_shipped_names_are_those_that_are_known():
+    assert set(SHIPPED) == set(PARAMETERS)
+
+
+def test_llava_costs_what_was_measured():
+    topic = REGISTRY["topic"]
+    rows = arms(
+        "llava-1.5-7b",
+        Query(),
+        third=topic(retention_ratio=1 / 3),
+        ninth=topic(retention_ratio=1 / 9),
+        fastv=REGISTRY["fastv"](retention_ratio=0.5),
+    )
+    assert [row.visual_tokens for row in rows.values()] == [576, 192, 64, 576]
+    assert [in_tera(row.prefill_flops, 4) for row in rows.values()] == ["8.5043", "3.3503", "1.6667", "4.8668"]
+    assert in_tera(rows["full"].tower_flops + rows["full"].projector_flops, 4) == "0.4061"
+    # FastV's own formula says 57.1 %
+    assert rows["fastv"].literature_flops / rows["full"].literature_flops == pytest.approx(0.571, abs=5e-4)
+    assert (rows["fastv"].visual_tokens_left, rows["fastv"].prefill_tokens_mean) == (288, (2 * 640 + 30 * 352) / 32)
+
+
+def test_onevision_costs_what_was_measured():
+    costs = ModelCosts(read_config("llava-onevision-7b"))
+    assert in_tera(costs.tower(32) + costs.projector(32), 3) == "21.330"
+    lengths = (6337, 1632, 691)
+    # the published counts are the decoder's alone; ours go as far as the next token
+    assert [in_tera(costs.prefill(n) - costs.head, 3) for n in lengths] == ["98.821", "22.368", "9.210"]
+    assert costs.head == 2 * 152_000 * 3584
+
+
+def test_windows_and_full_attention_of_qwen_by_hand():
+    """Every patch of a 32 x 32 grid reads its 8 x 8 window in 28 blocks and the whole frame in 4."""
+    costs = ModelCosts(read_config("qwen2.5-vl-7b"))
+    n, d, m = 1024, 1280, 3420
+    linear = 2 * n * (4 * d * d + 3 * d * m)
+    attention = 4 * n * d * (28 * 64 + 4 * n)
+    patches = 2 * n * 3 * 2 * 14 * 14 * d
+    assert costs.tower(1, (16, 16)) == 32 * linear + attention + patches
+    assert costs.projector(1, (16, 16)) == 2 * (n // 4) * (4 * d) * (4 * d + 3584)
+
+
+def test_cache_and_weights_in_bytes():
+    row = arms("llava-1.5-7b", Query(new_tokens=5))["full"]
+    assert row.cache_bytes == 32 * 2 * 4096 * (640 + 4) * BYTES["bfloat16"]
+    grouped = arms("qwen3-vl-8b", Query(frames=2))["full"]
+    assert grouped.cache_bytes == 36 * 2 * 8 * 128 * grouped.prefill_tokens * BYTES["bfloat16"]
+    config = read_config("llava-1.5-7b")
+    half, whole = (profile("x", config, {}, Query(), dtype).weight_bytes for dtype in ("float16", "float32"))
+    assert {part: 2 * size for part, size in half.items()} == whole
+
+
+def test_frames_and_resolution():
+    assert arms("llava-1.5-7b", Query(resolution=(1000, 50)))["full"].visual_tokens == 576
+    assert arms("llava-onevision-7b", Query(frames=32))["full"].visual_tokens == 32 * 196 + 1
+    image = arms("llava-onevision-7b", Query())["full"]  # the image, and itself as the one tile of its mosaic
+    assert image.visual_tokens == 27 * 27 + 27 * 28
+    qwen = profile("q", read_config("qwen2.5-vl-7b"), {}, Query(frames=5, resolution=(360, 640)), "bfloat16")
+    assert (qwen.layout.grid, qwen.layout.resolution) == ((3, 13, 23), (364, 644))
+
+
+def test_fewer_frames_cost_less_in_the_tower():
+    rows = arms("llava-onevision-7b", Query(frames=8), few=REGISTRY["frame_stride"](retention_ratio=0.25))
+    assert rows["few"].tower_flops * 4 == rows["full"].tower_flops
+    assert rows["few"].visual_tokens == 2 * 196 + 1
+
+
+def prompt(**changes):
+    layout = ModelCosts(read_config("shapes")).vision.layout
+    return replace(Prompt(layout, frames=8, text=10, new_tokens=3, num_layers=4), **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toy:
+    """What all toys share: half of the tokens."""
+
+    name = "toy"
+    retention_ratio: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loud(Toy, GridReduction):
+    """A budget that follows from the video."""
+
+    def reduce_grid(self, view):
+        values = view.tokens.values
+        repeats = (values == values[view.tokens.frame == 0].repeat(8, 1)).all(dim=1)
+        repeats[0] = False
+        return Reduction.keep((~repeats).nonzero().flatten(), view.tokens.num_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Twice(Toy, LayerReduction):
+    """Halves the medium before layer 1 and behind the attention of layer 2."""
+
+    def points(self, num_layers):
+        return [(1, "before_attention"), (2, "after_attention")]
+
+    def reduce_layer(self, view, state):
+        assert view.hidden.shape[0] == view.visual.shape[0] + 10
+        assert view.text_after[1] == view.hidden.shape[0]
+        assert state == (None if view.layer == 1 else 1)
+        return Reduction.keep(torch.arange(view.visual.shape[0] // 2), view.visual.shape[0]), view.layer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blink(Toy, CacheReduction):
+    """Sees half of the cached visual tokens from layer 2 on."""
+
+    def cache_layers(self, num_layers):
+        return [2]
+
+    def reduce_cache(self, view, state):
+        return Reduction.keep(torch.arange(view.visual.shape[0] // 2), view.visual.shape[0]), state
+
+
+def test_lengths_of_every_layer():
+    n = 8 * 64
+    counts = rehearse(Pipeline((Twice(),)), prompt())
+    assert counts.attention == (n + 10, n // 2 + 10, n // 2 + 10, n // 4 + 10)
+    assert counts.behind_attention == (n + 10, n // 2 + 10, n // 4 + 10, n // 4 + 10)
+    assert (counts.visual, counts.visual_left) == (n, n // 4)
+    assert counts.cached == tuple(tuple(length + step for length in counts.attention) for step in (0, 1))
+
+
+def test_a_step_of_the_answer_looks_at_less():
+    n = 8 * 64
+    counts = rehearse(Pipeline((Blink(),)), prompt())
+    assert counts.attention == (n + 10,) * 4
+    assert counts.cached[1] == (n + 11, n + 11, n // 2 + 11, n // 2 + 11)
+
+
+def test_what_depends_on_the_video_is_no_number():
+    counts = rehearse(Pipeline((Loud(),)), prompt())
+    assert (counts.visual, counts.attention, counts.cached) == (None, None, None)
+    assert counts.passes == 8
+    rows = arms("llava-onevision-7b", Query(frames=8, new_tokens=4), native=REGISTRY["framefusion"](), dycoke=REGISTRY["dycoke"]())
+    assert (rows["native"].prefill_flops, rows["native"].total_flops, rows["native"].cache_bytes) == (None, None, None)
+    assert rows["native"].visual_tokens == rows["full"].visual_tokens
+    assert rows["dycoke"].decode_flops is None
+    assert rows["dycoke"].prefill_flops < rows["full"].prefill_flops
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_every_method_is_rehearsed(name):
+    """On the embedded model's size, with the budget kept; a stage that is not priced yet is refused by name."""
+    method = REGISTRY[name](retention_ratio=0.5)
+    try:
+        counts = rehearse(Pipeline((method,)), prompt())
+    except UserError as error:
+        assert "does not price" in str(error)
+        return
+    assert counts.visual_left is None or counts.visual_left <= 8 * 64 * 0.6
+
+
+def test_impossible_queries():
+    with pytest.raises(UserError, match="--frames"):
+        arms("llava-1.5-7b", Query(frames=10**6))
+    for resolution, reason in (((2, 2000), "200 to 1"), ((9000, 9000), "16,384")):
+        with pytest.raises(UserError, match=reason):
+            arms("qwen3-vl-8b", Query(resolution=resolution))
+    with pytest.raises(UserError, match="--pipeline pool: pool cannot act"):  # tiles of two shapes make no full grid
+        arms("llava-onevision-7b", Query(resolution=(384, 768)), pool=REGISTRY["pool"](retention_ratio=0.5))
+
+
+def test_checkpoints_that_are_none(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "text.json").write_text("{")
+    for place in ("config.json", "list.json", "text.json", "missing.json", "missing"):
+        with pytest.raises(UserError, match="--checkpoint"):
+            read_config(str(tmp_path / place))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 24}))
+    with pytest.raises(UserError, match="'bert' cannot be priced"):
+        ModelCosts(read_config(str(tmp_path)))
+
+
+def test_a_folder_and_a_file_are_the_same_model(tmp_path):
+    read_config("llava-1.5-7b").save_pretrained(tmp_path)
+    by_folder, by_file, by_name = (
+        profile("x", read_config(place), {}, Query(), "bfloat16")
+        for place in (str(tmp_path), str(tmp_path / "config.json"), "llava-1.5-7b")
+    )
+    assert asdict(by_folder.arms[0]) == asdict(by_file.arms[0]) == asdict(by_name.arms[0])
+
+
+def test_the_media_differ():
+    assert len({(noise.seed, noise.still) for noise in MEDIA}) == len(MEDIA) >= 3
+    assert {noise.still for noise in MEDIA} == {False, True}
