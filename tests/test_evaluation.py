@@ -236,8 +236,8 @@ def test_unknown_checkpoints_say_what_to_do(checkpoint, message):
 
 
 def test_other_families_are_named(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava_next"}))
-    with pytest.raises(UserError, match="supported are llava, llava_onevision"):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "blip"}))
+    with pytest.raises(UserError, match="supported are llava, llava_next,"):
         Evaluation(MLLM(checkpoint=str(tmp_path)), {"full": []})
 
 

@@ -160,7 +160,7 @@ def test_whole_frames_are_told_from_ragged_ones():
 def test_traces_count_what_was_applied():
     frames = Step("frames", "a", 0, Reduction.keep(torch.tensor([0, 2]), 4))
     grid = Step("grid", "b", 0, Reduction.keep(torch.arange(3), 8))
-    trace = Trace((MediumShape(4, 16, 1),), (frames, grid), 30, 10, (2,))
+    trace = Trace((MediumShape(16, 1),), (frames, grid), 30, 10, ((2, 2, 2),))
     assert [trace.visual_tokens_after(k) for k in range(3)] == [17, 9, 4]
     assert (trace.visual_tokens_in, trace.visual_tokens_out) == (17, 4)
-    assert Trace(trace.media, (), 30, 30, (4,)).visual_tokens_out == 17
+    assert Trace(trace.media, (), 30, 30, ((4, 2, 2),)).visual_tokens_out == 17

@@ -137,7 +137,7 @@ def token_counts(trace: Trace) -> dict[str, Any]:
         "visual_tokens_in": trace.visual_tokens_in,
         "visual_tokens_out": trace.visual_tokens_out,
         "tokens_after": [(step.compressor, trace.visual_tokens_after(k)) for k, step in enumerate(trace.steps, 1)],
-        "frames_encoded": sum(trace.frames_encoded),
+        "frames_encoded": sum(steps for steps, _, _ in trace.grids),
         "prompt_tokens": trace.prompt_tokens,
         "prefill_tokens": trace.prefill_tokens,
         "generated_tokens": trace.generated_tokens,
@@ -146,11 +146,10 @@ def token_counts(trace: Trace) -> dict[str, Any]:
 
 def flops(trace: Trace, costs: ModelCosts) -> Flops:
     """What one sample costs by its own lengths and steps; the first token comes out of the prefill."""
-    frames = sum(trace.frames_encoded)
     return Flops(
-        tower=costs.tower(frames),
-        projector=costs.projector(frames),
-        auxiliary=costs.auxiliary(trace.auxiliary_frames, trace.auxiliary_text),
+        tower=sum(costs.tower(steps, (rows, columns)) for steps, rows, columns in trace.grids),
+        projector=sum(costs.projector(steps, (rows, columns)) for steps, rows, columns in trace.grids),
+        auxiliary=costs.auxiliary(trace.auxiliary_frames, trace.auxiliary_scored, trace.auxiliary_text),
         prefill=costs.prefill(trace.prefill_tokens),
         decode=costs.decode(trace.prefill_tokens, trace.generated_tokens - 1),
     )

@@ -5,6 +5,7 @@ Everything here holds one sample (one medium, one prompt); the batch axis belong
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -236,7 +237,6 @@ class Step:
 class MediumShape:
     """What one medium brought before any reduction: frames, tokens on the grid, and outside it (newlines)."""
 
-    frames: int
     grid_tokens: int
     separators: int = 0
 
@@ -254,9 +254,10 @@ class Trace:
     steps: tuple[Step, ...]
     prompt_tokens: int  # length of the sequence the untouched model would read
     prefill_tokens: int  # length of the sequence the LLM read
-    frames_encoded: tuple[int, ...]  # per medium: frames that went through the tower
+    grids: tuple[tuple[int, int, int], ...]  # per medium: its token grid as the tower made it, after frame selection
     generated_tokens: int = 0  # tokens produced, the end-of-sequence token included
-    auxiliary_frames: int = 0  # frames that an auxiliary encoder read for this arm
+    auxiliary_frames: int = 0  # frames whose patches an auxiliary encoder read for this arm
+    auxiliary_scored: int = 0  # frames that it read as a whole
     auxiliary_text: tuple[int, ...] = ()  # lengths of the texts that it read
 
     @property
@@ -274,7 +275,7 @@ class Trace:
         left = [medium.grid_tokens for medium in self.media]
         for step in self.steps[:num_steps]:
             if step.stage == "frames":
-                left[step.medium] = left[step.medium] * step.reduction.num_outputs // step.reduction.num_inputs
+                left[step.medium] = math.prod(self.grids[step.medium])
             else:
                 left[step.medium] = step.reduction.num_outputs
         return sum(left) + sum(medium.separators for medium in self.media)

@@ -4,19 +4,18 @@ It imports nothing from `tokenlab.models`; a method's decision is taken from the
 from the decision is done again here, with plain loops and dense matrices.
 """
 
-import sys
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from tests.models.by_hand import Checkpoint
 from tokenlab.compressors import Pipeline
 from tokenlab.compressors.base import FrameSelection, FrameView, GridView, seeded_generator
-from tokenlab.compressors.evidence import QuestionEmbeddings, TokenEmbeddings, TowerAttention
+from tokenlab.compressors.evidence import QuestionEmbeddings, TokenEmbeddings, TowerAttention, TowerKeys
 from tokenlab.tensors import Evidence, Reduction, VisualTokens
 
-ATTENTION = TowerAttention(layer=-2, query="cls_or_mean")
+ATTENTION, KEYS = TowerAttention(layer=-2, query="cls_or_mean"), TowerKeys(layer=-2)
 
 
 @dataclass
@@ -41,44 +40,8 @@ class Token:
     deep: list[Tensor] = field(default_factory=list)
 
 
-class Reference:
+class Reference(Checkpoint):
     """A checkpoint, asked by hand."""
-
-    def __init__(self, folder: str) -> None:
-        self.processor = AutoProcessor.from_pretrained(folder)
-        self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-        self.eager = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager"
-        ).eval()
-        self.kind = self.model.config.model_type
-        self.frames_as_images = self.kind == "llava"
-
-    # --- the prompt, as the checkpoint's own processor writes it -------------------------------------------------
-
-    def inputs(self, frames, question: str) -> dict[str, Tensor]:
-        """Processor output for the whole prompt."""
-        marker = getattr(self.model.config, "frame_text", "")
-        content = [{"type": "video"}]
-        if self.frames_as_images:
-            content = []
-            for number in frames.numbers:
-                content += [{"type": "text", "text": marker.format(number=number + 1)}] if marker else []
-                content += [{"type": "image"}]
-        messages = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
-        text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        if self.frames_as_images:
-            return self.processor(text=[text], images=list(frames.pixels), return_tensors="pt")
-        pixels, numbers = frames.pixels, list(frames.numbers)
-        if self.kind == "qwen3_vl" and len(numbers) == 1:  # its processor refuses one frame
-            pixels, numbers = pixels[[0, 0]], numbers * 2
-        gap = 24.0 if len(numbers) == 1 or numbers[0] == numbers[-1] else None
-        rate = gap or (numbers[-1] - numbers[0]) / float(frames.seconds[-1] - frames.seconds[0])
-        mean_gap = 1 / 24 if len(numbers) == 1 else float(frames.seconds[-1] - frames.seconds[0]) / (len(numbers) - 1)
-        total = max(1, round(rate * mean_gap * len(numbers)))
-        metadata = {"total_num_frames": total, "fps": rate, "duration": total / rate, "frames_indices": numbers}
-        return self.processor(
-            text=[text], videos=[pixels], video_metadata=[metadata], do_sample_frames=False, return_tensors="pt"
-        )
 
     @torch.no_grad()
     def plain(self, frames, question: str, new_tokens: int) -> list[int]:
@@ -110,114 +73,43 @@ class Reference:
 
     def _sequence(self, inputs, question: str) -> tuple[list[Token], VisualTokens]:
         """Text and visual tokens in order, each with its position; and the visual ones on their grid."""
-        config, ids = self.model.config, inputs["input_ids"][0]
-        embedded = self.model.get_input_embeddings()(ids)
-        placeholder = config.image_token_id if self.frames_as_images else config.video_token_id
-        features, deep = self._features(inputs)
-        grid = self._grid(inputs, features.shape[0])
-        positions = self._positions(inputs)
-        sequence, seen, run = [], 0, 0
-        for index, token in enumerate(ids.tolist()):
+        ids, seen, positions = inputs["input_ids"][0].tolist(), self.look(inputs), self.positions(inputs)
+        embedded = self.model.get_input_embeddings()(inputs["input_ids"][0])
+        sequence, row, slot, run = [], 0, 0, 0
+        for index, token in enumerate(ids):
             position = positions[:, index].tolist()
-            if token != placeholder:
+            if token != self.placeholder:
                 sequence.append(Token(embedded[index], position, position))
-                run += bool(index and ids[index - 1] == placeholder)
+                run += index > 0 and ids[index - 1] == self.placeholder
                 continue
-            slot = seen if seen < grid[0] * grid[1] * grid[2] else None
-            sequence.append(
-                Token(features[seen], position, position, slot, run=run, deep=[layer[seen] for layer in deep])
-            )
-            seen += 1
-        self._mark(sequence, grid)
+            deep, on_grid = [layer[row] for layer in seen.deep], bool(seen.on_grid[row])
+            value = seen.features[row]
+            sequence.append(Token(value, position, position, slot if on_grid else None, run=run, deep=deep))
+            row, slot = row + 1, slot + on_grid
+        assert row == len(seen.features)
+        self._mark(sequence, seen.grid)
         words = self.processor.tokenizer(question, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
-        values = features[: grid[0] * grid[1] * grid[2]]
+        values = seen.features[seen.on_grid]
         evidence: dict[Evidence, Tensor] = {
             TokenEmbeddings("llm"): values,
             QuestionEmbeddings("llm"): self.model.get_input_embeddings()(words),
-            ATTENTION: self._attention(inputs),
+            ATTENTION: self.attention(inputs, ATTENTION.layer, seen.grid),
+            KEYS: self.keys(inputs, KEYS.layer, seen.grid),
         }
-        return sequence, VisualTokens.from_grid(values.reshape(*grid, -1), evidence)
-
-    def _features(self, inputs) -> tuple[Tensor, list[Tensor]]:
-        core = self.model.model
-        if self.frames_as_images:
-            return torch.cat(core.get_image_features(inputs["pixel_values"], return_dict=True).pooler_output), []
-        asked = {"video_grid_thw": inputs["video_grid_thw"]} if "video_grid_thw" in inputs else {}
-        output = core.get_video_features(inputs["pixel_values_videos"], **asked, return_dict=True)
-        deep = [layer[0] for layer in getattr(output, "deepstack_features", None) or []]
-        return output.pooler_output[0], deep
-
-    def _grid(self, inputs, num_features: int) -> tuple[int, int, int]:
-        if "video_grid_thw" in inputs:
-            frames, rows, columns = inputs["video_grid_thw"][0].tolist()
-            return frames, rows // 2, columns // 2
-        frames = len(inputs["pixel_values"]) if self.frames_as_images else inputs["pixel_values_videos"].shape[1]
-        side = int((num_features // frames) ** 0.5)
-        return frames, side, side
-
-    def _positions(self, inputs) -> Tensor:
-        """One row, or three under M-RoPE."""
-        if not self.kind.startswith("qwen"):
-            return torch.arange(inputs["input_ids"].shape[1])[None]
-        names = ("mm_token_type_ids", "video_grid_thw", "second_per_grid_ts", "attention_mask")
-        positions, _ = self.model.model.get_rope_index(
-            inputs["input_ids"], **{name: inputs[name] for name in names if name in inputs}
-        )
-        return positions[:, 0]
+        return sequence, VisualTokens.from_grid(values.reshape(*seen.grid, -1), evidence)
 
     def _mark(self, sequence: list[Token], grid: tuple[int, int, int]) -> None:
         """Says of text between frames which of them it belongs to."""
         per_frame = grid[1] * grid[2]
         firsts = [next(i for i, t in enumerate(sequence) if t.slot == frame * per_frame) for frame in range(grid[0])]
-        if grid[0] == 1 or firsts[1] == firsts[0] + per_frame:
+        if grid[0] == 1 or any(token.run is not None for token in sequence[firsts[0] + per_frame : firsts[1]]):
             return
         between = firsts[1] - firsts[0] - per_frame
-        closing = 1 if self.kind == "qwen3_vl" else 0  # <|vision_end|> closes a frame
         for frame, first in enumerate(firsts):
-            opening = between - closing if frame == 0 else first - firsts[frame - 1] - per_frame - closing
-            for token in sequence[first - opening : first] + sequence[first + per_frame : first + per_frame + closing]:
+            before = first - firsts[frame - 1] - per_frame if frame else between - self.following
+            opening, end = before - self.closing, first + per_frame
+            for token in sequence[first - opening : first] + sequence[end : end + min(self.closing, between)]:
                 token.frame = frame
-
-    def _attention(self, inputs) -> Tensor:
-        """The tower's attention maps, worked out from its own projections in plain sight."""
-        if self.kind.startswith("qwen"):
-            return self._packed_attention(inputs)
-        tower = self.eager.model.vision_tower
-        pixels = inputs["pixel_values"] if self.frames_as_images else inputs["pixel_values_videos"][0]
-        maps = tower(pixels, output_attentions=True).attentions[ATTENTION.layer].mean(1)  # frames, queries, keys
-        if self.frames_as_images:
-            return maps[:, 0, 1:].flatten()
-        return self.eager.model.apply_pooling(maps.mean(1)[..., None]).flatten()
-
-    def _packed_attention(self, inputs) -> Tensor:
-        """Records the weights of the eager kernel, segment by segment, and brings them to the raster."""
-        visual = self.eager.model.visual
-        module = sys.modules[type(visual).__module__]
-        kernel, received = module.eager_attention_forward, []
-
-        def recording(layer, *args, **kwargs):
-            output, weights = kernel(layer, *args, **kwargs)
-            if layer is visual.blocks[ATTENTION.layer].attn:
-                received.append(weights[0].mean(0).mean(0))
-            return output, weights
-
-        module.eager_attention_forward = recording
-        try:
-            self.eager.model.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"])
-        finally:
-            module.eager_attention_forward = kernel
-        merged = torch.cat(received).reshape(-1, 4).mean(1)
-        if self.kind != "qwen2_5_vl":
-            return merged
-        order, _ = (
-            visual.get_window_index(inputs["video_grid_thw"]) if hasattr(visual, "get_window_index") else (None, 0)
-        )
-        if order is None:
-            from transformers.vision_utils import get_vision_window_index
-
-            vision = self.eager.config.vision_config
-            order, _ = get_vision_window_index(inputs["video_grid_thw"], 2, vision.window_size, vision.patch_size)
-        return merged[torch.argsort(torch.as_tensor(order))]
 
     def _greedy(self, sequence: list[Token], new_tokens: int) -> list[int]:
         values = torch.stack([token.value for token in sequence])
@@ -232,7 +124,7 @@ class Reference:
             if deep:
                 mask = torch.tensor([visual + [False] * len(answer)])
                 extra = {"visual_pos_masks": mask, "deepstack_visual_embeds": deep}
-            hidden = self.model.model.language_model(
+            hidden = self.model.model.get_decoder()(
                 inputs_embeds=values[None],
                 position_ids=ids if len(ids) == 1 else ids[:, None],
                 attention_mask=torch.ones(1, len(positions), dtype=torch.long),

@@ -81,11 +81,14 @@ def test_a_length_for_every_layer(bench: Bench):  # noqa: F811
     """Real layers called one by one, each on fewer tokens, cut before the attention or behind it."""
     model, costs = bench.mllm.model, ModelCosts(bench.mllm.config, bench.mllm.family)
     decoder, width = model.model.get_decoder(), model.config.get_text_config().hidden_size
-    entry, behind = [13, 9, 4], [13, 6, 4]
+    same = [4] * (costs.num_layers - 3)
+    entry, behind = [13, 9, 4, *same], [13, 6, 4, *same]
 
     with counter() as count, torch.inference_mode():
         hidden = torch.zeros(1, entry[0], width)
-        cos, sin = decoder.rotary_emb(hidden, torch.arange(entry[0])[None])
+        positions = torch.arange(entry[0])[None]
+        positions = positions.expand(3, 1, -1) if bench.mllm.family.mrope else positions
+        cos, sin = decoder.rotary_emb(hidden, positions)
         for layer, tokens, left in zip(decoder.layers, entry, behind, strict=True):
             hidden = torch.zeros(1, tokens, width)
             layer.self_attn(hidden, position_embeddings=(cos[:, :tokens], sin[:, :tokens]), attention_mask=None)
@@ -97,6 +100,8 @@ def test_a_length_for_every_layer(bench: Bench):  # noqa: F811
 
 def test_weights_by_part(bench: Bench):  # noqa: F811
     model = bench.mllm.model
-    parts = ModelCosts(bench.mllm.config, bench.mllm.family).parameters
-    assert sum(parts.values()) == sum(weight.numel() for weight in model.parameters())
-    assert parts["tower"] == sum(weight.numel() for weight in bench.mllm.family.tower_of(model).parameters())
+    costs = ModelCosts(bench.mllm.config, bench.mllm.family)
+    inside = sum(weight.numel() for module in costs.vision.projectors(model) for weight in module.parameters())
+    tower = sum(weight.numel() for weight in bench.mllm.family.tower_of(model).parameters())
+    assert sum(costs.parameters.values()) == sum(weight.numel() for weight in model.parameters())
+    assert costs.parameters["tower"] == tower - inside

@@ -17,12 +17,11 @@ from tokenlab.models.frozen import Encodings, FrozenMLLM
 from tokenlab.models.settings import MLLM
 from tokenlab.tensors import Reduction
 
-FAMILIES = ("llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-QUESTIONS = (
-    "what colour is the circle ?",
-    "how many objects are there at the end ?",
-    "where is the red ring at the start ?",
-)
+FAMILIES = tuple(name for name, family in FACTS.items() if family.video is not None)
+WHOLE = ("llava", "llava_onevision", "qwen3_vl")
+"""Families on which every pipeline is tried: one a way of reading; on the others the telling ones."""
+TELLING = ("visionzip", "joint", "joint other", "frames then grid", "merge, pool, prune", "similarity other positions")
+QUESTIONS = ("what colour is the circle ?", "how many objects are there at the end ?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +154,8 @@ def test_keep_all_gives_bit_identical_logits(bench):
 
 @pytest.mark.parametrize("name", sorted(PIPELINES))
 def test_reduced_equals_the_reference(bench, untouched, name):
+    if bench.reference.kind not in WHOLE and name not in TELLING:
+        pytest.skip("tried on families that read alike")
     pipeline = build(PIPELINES[name])
     expected = {
         sample.uid: tuple(bench.reference.reduced(frames, sample.question, sample.uid, pipeline, ANSWER_TOKENS))

@@ -1,28 +1,37 @@
 """Prices of real-size models without weights: against published counts, and against the methods' own rounding."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import cache
 
 import pytest
 import torch
 
 from tokenlab.compressors import REGISTRY, Pipeline
-from tokenlab.compressors.base import CacheReduction, GridReduction, LayerReduction
+from tokenlab.compressors.base import CacheReduction, GridReduction, LayerReduction, TowerReduction
 from tokenlab.errors import UserError
 from tokenlab.models.configs import SHIPPED
 from tokenlab.models.costs import ModelCosts
+from tokenlab.models.geometry import vision_side
 from tokenlab.models.profile import BYTES, Query, profile, read_config
 from tokenlab.models.rehearsal import MEDIA, Prompt, rehearse
 from tokenlab.tensors import Reduction
 
+NAME = "llava-1.5-7b"
 PARAMETERS = {"llava-1.5-7b": 7.06e9, "llava-onevision-7b": 8.03e9, "qwen2.5-vl-7b": 8.29e9, "qwen3-vl-8b": 8.77e9}
 
 
-def arms(checkpoint, query, **pipelines):
-    pipelines = {arm: Pipeline((method,)) for arm, method in pipelines.items()}
-    return {
-        row.arm: row for row in profile(checkpoint, read_config(checkpoint), pipelines, query, "bfloat16").arms
-    }
+@cache
+def costs_of(name):
+    return ModelCosts(read_config(name))
+
+
+def priced(name, query, dtype="bfloat16", **methods):
+    return profile(costs_of(name), {arm: Pipeline((method,)) for arm, method in methods.items()}, query, dtype)
+
+
+def arms(name, query, **methods):
+    return {row.arm: row for row in priced(name, query, **methods).arms}
 
 
 def in_tera(flops, digits):
@@ -31,7 +40,7 @@ def in_tera(flops, digits):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_config_has_the_real_models_size(name):
-    costs = ModelCosts(read_config(name))
+    costs = costs_of(name)
     assert sum(costs.parameters.values()) == pytest.approx(PARAMETERS[name], rel=1e-3)
     assert all(size > 0 for size in costs.parameters.values())
     assert costs.tower(3, (8, 8)) == 3 * costs.tower(1, (8, 8)) > 0
@@ -61,7 +70,7 @@ def test_llava_costs_what_was_measured():
 
 
 def test_onevision_costs_what_was_measured():
-    costs = ModelCosts(read_config("llava-onevision-7b"))
+    costs = costs_of("llava-onevision-7b")
     assert in_tera(costs.tower(32) + costs.projector(32), 3) == "21.330"
     lengths = (6337, 1632, 691)
     # the published counts are the decoder's alone; ours go as far as the next token
@@ -71,7 +80,7 @@ def test_onevision_costs_what_was_measured():
 
 def test_windows_and_full_attention_of_qwen_by_hand():
     """Every patch of a 32 x 32 grid reads its 8 x 8 window in 28 blocks and the whole frame in 4."""
-    costs = ModelCosts(read_config("qwen2.5-vl-7b"))
+    costs = costs_of("qwen2.5-vl-7b")
     n, d, m = 1024, 1280, 3420
     linear = 2 * n * (4 * d * d + 3 * d * m)
     attention = 4 * n * d * (28 * 64 + 4 * n)
@@ -85,8 +94,7 @@ def test_cache_and_weights_in_bytes():
     assert row.cache_bytes == 32 * 2 * 4096 * (640 + 4) * BYTES["bfloat16"]
     grouped = arms("qwen3-vl-8b", Query(frames=2))["full"]
     assert grouped.cache_bytes == 36 * 2 * 8 * 128 * grouped.prefill_tokens * BYTES["bfloat16"]
-    config = read_config("llava-1.5-7b")
-    half, whole = (profile("x", config, {}, Query(), dtype).weight_bytes for dtype in ("float16", "float32"))
+    half, whole = (priced("llava-1.5-7b", Query(), dtype).weight_bytes for dtype in ("float16", "float32"))
     assert {part: 2 * size for part, size in half.items()} == whole
 
 
@@ -95,8 +103,8 @@ def test_frames_and_resolution():
     assert arms("llava-onevision-7b", Query(frames=32))["full"].visual_tokens == 32 * 196 + 1
     image = arms("llava-onevision-7b", Query())["full"]  # the image, and itself as the one tile of its mosaic
     assert image.visual_tokens == 27 * 27 + 27 * 28
-    qwen = profile("q", read_config("qwen2.5-vl-7b"), {}, Query(frames=5, resolution=(360, 640)), "bfloat16")
-    assert (qwen.layout.grid, qwen.layout.resolution) == ((3, 13, 23), (364, 644))
+    layout = costs_of("qwen2.5-vl-7b").vision.layout(5, (360, 640))
+    assert (layout.grid, layout.resolution, layout.passes) == ((3, 13, 23), (364, 644), 3)
 
 
 def test_fewer_frames_cost_less_in_the_tower():
@@ -106,7 +114,7 @@ def test_fewer_frames_cost_less_in_the_tower():
 
 
 def prompt(**changes):
-    layout = ModelCosts(read_config("shapes")).vision.layout
+    layout = vision_side(read_config("shapes")).layout
     return replace(Prompt(layout, frames=8, text=10, new_tokens=3, num_layers=4), **changes)
 
 
@@ -174,7 +182,12 @@ def test_what_depends_on_the_video_is_no_number():
     counts = rehearse(Pipeline((Loud(),)), prompt())
     assert (counts.visual, counts.attention, counts.cached) == (None, None, None)
     assert counts.passes == 8
-    rows = arms("llava-onevision-7b", Query(frames=8, new_tokens=4), native=REGISTRY["framefusion"](), dycoke=REGISTRY["dycoke"]())
+    rows = arms(
+        "llava-onevision-7b",
+        Query(frames=8, new_tokens=4),
+        native=REGISTRY["framefusion"](),
+        dycoke=REGISTRY["dycoke"](),
+    )
     assert (rows["native"].prefill_flops, rows["native"].total_flops, rows["native"].cache_bytes) == (None, None, None)
     assert rows["native"].visual_tokens == rows["full"].visual_tokens
     assert rows["dycoke"].decode_flops is None
@@ -184,12 +197,12 @@ def test_what_depends_on_the_video_is_no_number():
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_every_method_is_rehearsed(name):
     """On the embedded model's size, with the budget kept; a stage that is not priced yet is refused by name."""
-    method = REGISTRY[name](retention_ratio=0.5)
-    try:
-        counts = rehearse(Pipeline((method,)), prompt())
-    except UserError as error:
-        assert "does not price" in str(error)
+    pipeline = Pipeline((REGISTRY[name](retention_ratio=0.5),))
+    if pipeline.at(TowerReduction):
+        with pytest.raises(UserError, match=f"{name} acts inside the vision tower"):
+            rehearse(pipeline, prompt())
         return
+    counts = rehearse(pipeline, prompt())
     assert counts.visual_left is None or counts.visual_left <= 8 * 64 * 0.6
 
 
@@ -216,14 +229,33 @@ def test_checkpoints_that_are_none(tmp_path):
 
 
 def test_a_folder_and_a_file_are_the_same_model(tmp_path):
-    read_config("llava-1.5-7b").save_pretrained(tmp_path)
-    by_folder, by_file, by_name = (
-        profile("x", read_config(place), {}, Query(), "bfloat16")
-        for place in (str(tmp_path), str(tmp_path / "config.json"), "llava-1.5-7b")
-    )
-    assert asdict(by_folder.arms[0]) == asdict(by_file.arms[0]) == asdict(by_name.arms[0])
+    read_config(NAME).save_pretrained(tmp_path)
+    for place in (str(tmp_path), str(tmp_path / "config.json")):
+        costs = ModelCosts(read_config(place))
+        assert (costs.prefill(640), costs.tower(1)) == (costs_of(NAME).prefill(640), costs_of(NAME).tower(1))
 
 
 def test_the_media_differ():
     assert len({(noise.seed, noise.still) for noise in MEDIA}) == len(MEDIA) >= 3
     assert {noise.still for noise in MEDIA} == {False, True}
+
+
+def test_families_by_the_way_they_read(tmp_path):
+    """Frames, also where the encoder looks at values, and an image cut into tiles where no videos are read."""
+    from tests.checkpoints import SAVERS
+
+    for name in ("llava_next", "internvl", "smolvlm"):
+        SAVERS[name](tmp_path / name)
+    query = Query(frames=4)
+    for name in ("internvl", "smolvlm"):
+        costs = ModelCosts(read_config(str(tmp_path / name)))
+        (row,) = profile(costs, {}, query, "float32").arms
+        assert row.visual_tokens == 4 * costs.vision.layout(1).num_tokens
+        assert row.tower_flops == 4 * costs.tower(1) > 0
+    tiled = ModelCosts(read_config(str(tmp_path / "llava_next")))
+    with pytest.raises(UserError, match="reads no videos"):
+        profile(tiled, {}, query, "float32")
+    (row,) = profile(tiled, {}, Query(), "float32").arms
+    passes = tiled.vision.layout(1, still=True).passes
+    assert passes > 1
+    assert row.tower_flops == passes * tiled.tower(1) > 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
@@ -53,6 +52,8 @@ def families_table() -> Table:
 
 
 def _video(family: Family) -> str:
+    if family.video is None:
+        return NO
     return "frames as images" if family.video.item_per_frame else YES
 
 
@@ -68,7 +69,7 @@ def compressors_table(family: Family) -> Table:
 def verdicts(family: Family, method: type[TokenCompressor]) -> Mapping[str, str | None]:
     """Why a method cannot run on a family, by the parameters that decide it; None where it can."""
     plain = method(retention_ratio=0.5)
-    variants = {"": plain}
+    variants: dict[str, TokenCompressor] = {"": plain}
     if "space" in method.__dataclass_fields__:
-        variants = {f"({space})": replace(plain, **{"space": space}) for space in ("llm", "clip")}
+        variants = {f"({space})": method(retention_ratio=0.5, **{"space": space}) for space in ("llm", "clip")}
     return {parameters: family.refusal(variant) for parameters, variant in variants.items()}

@@ -36,7 +36,7 @@ EXAMPLES = """\
 examples:
   tokenlab profile --checkpoint llava-1.5-7b --pipeline 'topic=[{topic: {retention_ratio: 0.25}}]'
   tokenlab profile --checkpoint qwen2.5-vl-7b --frames 32 --resolution 640x360 \\
-      --pipeline 'pool=[{pool: {retention_ratio: [0.5, 0.25]}}]' --pipeline 'few=[{frame_stride: {retention_ratio: 0.5}}]'
+      --pipeline 'pool=[{pool: {retention_ratio: [0.5, 0.25]}}]' --pipeline 'few=[frame_stride: {retention_ratio: 0.5}]'
 """
 
 
@@ -59,21 +59,24 @@ def show(argv: list[str]) -> int:
 
     from rich.console import Console
 
+    from tokenlab.models.costs import ModelCosts
     from tokenlab.models.profile import Query, profile, read_config
 
     query = Query(arguments.frames, arguments.resolution, arguments.text_tokens, arguments.new_tokens)
-    config = read_config(_checkpoint(arguments.checkpoint))
-    result = profile(arguments.checkpoint, config, pipelines, query, arguments.dtype)
+    costs = ModelCosts(read_config(_checkpoint(arguments.checkpoint)))
+    result = profile(costs, pipelines, query, arguments.dtype)
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH)
-    for line in _headline(result):
+    for line in _headline(arguments.checkpoint, result):
         console.print(line, style="bold", markup=False)
     console.print(_table(result))
     for line in _captions(result):
         console.print(line, markup=False)
     if target is not None:
-        target.write_text(json.dumps(as_json(result), indent=2) + "\n", encoding="utf-8")
+        target.write_text(
+            json.dumps({"checkpoint": arguments.checkpoint, **as_json(result)}, indent=2) + "\n", encoding="utf-8"
+        )
     return 0
 
 
@@ -166,7 +169,7 @@ def _pipelines(texts: Sequence[str]) -> dict[str, Pipeline]:
         arm, equals, steps = text.partition("=")
         if not equals or not arm.strip() or not re.fullmatch(r"[^\[{]+", arm):
             raise UserError(
-                f"--pipeline: write ARM=[COMPRESSORS], such as 'mine=[{{topic: {{retention_ratio: 0.25}}}}]', got {text}"
+                f"--pipeline: write ARM=[COMPRESSORS], such as 'mine=[{{topic: {{retention_ratio: 0.5}}}}]', got {text}"
             )
         if arm in arms or arm == BASELINE:
             known = "is always there, as the untouched model" if arm == BASELINE else "is given twice"
@@ -186,16 +189,17 @@ def _pipelines(texts: Sequence[str]) -> dict[str, Pipeline]:
     }
 
 
-def _headline(result: Profile) -> list[str]:
+def _headline(checkpoint: str, result: Profile) -> list[str]:
     query, layout = result.query, result.layout
     height, width = layout.resolution
     parts = " + ".join(f"{part} {_gigabytes(size)}" for part, size in result.weight_bytes.items())
     what = "1 image" if query.frames == 1 else f"{query.frames} frames"
     answer = f"{query.new_tokens} new token{'' if query.new_tokens == 1 else 's'}"
     return [
-        f"{result.family} ({result.checkpoint}) in {result.dtype}",
+        f"{result.family} ({checkpoint}) in {result.dtype}",
         f"Weights: {parts} = {_gigabytes(sum(result.weight_bytes.values()))} GiB",
-        f"Query: {what} read at {width}x{height}, {layout.num_tokens:,} visual + {query.text_tokens:,} text tokens, {answer}",
+        f"Query: {what} read at {width}x{height}, {layout.num_tokens:,} visual + {query.text_tokens:,} text tokens, "
+        f"{answer}",
     ]
 
 
@@ -236,28 +240,25 @@ def _table(result: Profile) -> Table:
 
 def _visual(arm: ArmProfile) -> str:
     """What the LLM gets, and below it what the last cut inside the LLM leaves of that."""
-    left = (
-        "" if arm.visual_tokens_left == arm.visual_tokens else f"\n> {_number(arm.visual_tokens_left, '{:,}'.format)}"
-    )
-    return _number(arm.visual_tokens, "{:,}".format) + left
+    behind = "" if arm.visual_tokens_left == arm.visual_tokens else f"\n> {_count(arm.visual_tokens_left)}"
+    return _count(arm.visual_tokens) + behind
 
 
 def _prefill_tokens(arm: ArmProfile) -> str:
     """The prompt's length, and below it the mean over the layers where it differs."""
     mean = arm.prefill_tokens_mean
     below = "" if mean == arm.prefill_tokens else f"\n({_number(mean, '{:,.0f}'.format)})"
-    return _number(arm.prefill_tokens, "{:,}".format) + below
+    return _count(arm.prefill_tokens) + below
 
 
 def _captions(result: Profile) -> list[str]:
     query, arms = result.query, result.arms
     lines = [
-        f"{UNITS[0][1][1:]}: 2 a multiply-add, counted by torch on the model without weights; a method's own arithmetic "
-        "is not counted.",
+        "FLOPs: 2 a multiply-add, counted by torch on the model without weights; a method's own arithmetic is not.",
         "prefill ends with the first new token, decode makes the others; KV cache: when the answer is complete.",
-        "literature's: T(4nd²+2n²d+2ndm) as papers print it, n = all tokens a layer reads; no count of FLOPs: it takes a "
-        "multiply-add for one, a gated MLP for two matrices of three and grouped-query attention for full, and leaves out "
-        "tower, projector, head and decode.",
+        "literature's: T(4nd²+2n²d+2ndm) as papers print it, n = all tokens a layer reads. It is no count of FLOPs: it "
+        "takes a multiply-add for one, two of a gated MLP's three matrices, and no account of grouped-query attention; "
+        "it leaves out tower, projector, head and decode.",
     ]
     if any(arm.visual_tokens_left != arm.visual_tokens for arm in arms):
         lines.append("> : behind the last cut inside the LLM; in brackets: mean over its layers.")
@@ -279,7 +280,6 @@ def as_json(result: Profile) -> dict[str, Any]:
     height, width = result.layout.resolution
     frames, rows, columns = result.layout.grid
     return {
-        "checkpoint": result.checkpoint,
         "family": result.family,
         "frames": result.query.frames,
         "resolution": {"width": width, "height": height},
@@ -297,8 +297,12 @@ def _ratio(value: int | None, whole: int | None) -> float | None:
     return None if value is None or not whole else value / whole
 
 
-def _number(value: float | None, spell: Callable[[Any], str]) -> str:
+def _number(value: int | float | None, spell: Callable[[Any], str]) -> str:
     return VARIES if value is None else spell(value)
+
+
+def _count(tokens: int | None) -> str:
+    return _number(tokens, "{:,}".format)
 
 
 def _digits(value: float) -> str:

@@ -51,6 +51,7 @@ class Record:
         tokens_after: Visual tokens left after each step of the pipeline: `[["first", 256], ["second", 64]]`.
         prompt_tokens: Length of the sequence the untouched model would read.
         prefill_tokens: Length of the sequence the LLM read.
+        frames_encoded: Passes of the vision tower: frames, or steps of a few frames taken together.
         generated_tokens: Tokens produced, end of sequence included.
         peak_memory_bytes: Of the device while this record's batch ran; None where the device cannot tell (CPU).
     """

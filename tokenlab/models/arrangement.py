@@ -149,6 +149,7 @@ def _orphaned(prompt: Prompt, medium: Medium, survivors: Int[np.ndarray, " m"]) 
     for spans, lives in zip(medium.markers, alive, strict=True):
         for start, stop in spans:
             orphaned[start:stop] = not lives
+    orphaned[medium.separators] = False  # a class token between frames is no text
     return orphaned
 
 

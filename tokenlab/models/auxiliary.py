@@ -7,7 +7,7 @@ import time
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, normalize
 from transformers import PreTrainedModel
 
 from tokenlab.data.samples import Frames
@@ -55,6 +55,14 @@ class AuxiliaryClip(nn.Module):
         return tokens, 1000 * (time.perf_counter() - started)
 
     @torch.inference_mode()
+    def score_frames(self, frames: Frames, question: str) -> tuple[Float[Tensor, " t"], tuple[int, ...]]:
+        """Cosine of each whole frame with the question, its best segment if it has several; and the texts' lengths."""
+        pixels = self.processor.image_processor(list(frames.pixels), return_tensors="pt")["pixel_values"]
+        whole = normalize(embed_frames(self.model, pixels.to(self.model.device, self.model.dtype)).float(), dim=-1)
+        embedded, lengths = self.embed_question(question)
+        return (whole @ normalize(embedded.float(), dim=-1).T).amax(dim=-1), lengths
+
+    @torch.inference_mode()
     def embed_question(self, question: str) -> tuple[Float[Tensor, "q e"], tuple[int, ...]]:
         """The question's pooled embedding and its length; one a segment where it is longer than CLIP's context."""
         tokenizer = self.processor.tokenizer
@@ -70,6 +78,11 @@ def embed_patches(clip: PreTrainedModel, pixels: Float[Tensor, "t 3 y x"]) -> Fl
     """Every patch, not only the class token, through CLIP's last norm and projection into the joint space."""
     hidden = clip.vision_model(pixel_values=pixels).last_hidden_state[:, 1:]
     return clip.visual_projection(clip.vision_model.post_layernorm(hidden))
+
+
+def embed_frames(clip: PreTrainedModel, pixels: Float[Tensor, "t 3 y x"]) -> Float[Tensor, "t e"]:
+    """Whole pictures in the joint space, by the class token."""
+    return clip.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
 
 
 def embed_text(clip: PreTrainedModel, ids: Int[Tensor, "b l"]) -> Float[Tensor, "b e"]:

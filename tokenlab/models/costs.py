@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import AutoModel, AutoModelForImageTextToText, DynamicCache, PretrainedConfig
 
-from tokenlab.models.auxiliary import embed_patches, embed_text
+from tokenlab.models.auxiliary import embed_frames, embed_patches, embed_text
 from tokenlab.models.families import Family
 from tokenlab.models.geometry import Size, vision_side
 
@@ -101,6 +101,7 @@ class ModelCosts:
             self.model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa").eval()
         self.text = config.get_text_config()
         self._vision_pass = cache(self._count_vision_pass)
+        self._clip_frame = cache(self._count_clip_frame)
 
     @property
     def num_layers(self) -> int:
@@ -122,24 +123,30 @@ class ModelCosts:
 
     def _count_vision_pass(self, grid: Size | None) -> tuple[int, int]:
         """Tower and projector for one pass; passes do not see one another."""
-        grid = grid or self.vision.layout(1).grid[1:]
-        modules = [self.vision.tower(self.model), *self.vision.projectors(self.model)]
-        total, (tower, *inside) = count(lambda: self.vision.encode(self.model, grid), modules)
-        tower -= sum(inside)
-        return tower, total - tower
+        grid = grid or self.vision.layout(1, still=True).grid[1:]
+        towers, projectors = self.vision.counted(self.model), self.vision.projectors(self.model)
+        passes = 0
 
-    def auxiliary(self, frames: int, texts: Sequence[int]) -> int:
-        """The auxiliary encoder over frames and texts of the given lengths; 0 where it read none."""
-        if not frames or self.clip is None:
+        def encode() -> None:
+            nonlocal passes
+            passes = self.vision.encode(self.model, grid)
+
+        total, spent = count(encode, [*towers, *projectors])
+        tower = sum(spent[: len(towers)]) - sum(spent[len(towers) :])
+        return tower // passes, (total - tower) // passes
+
+    def auxiliary(self, frames: int, scored: int, texts: Sequence[int]) -> int:
+        """The auxiliary encoder over frames patch by patch, frames as a whole, and texts of the given lengths."""
+        if self.clip is None:
             return 0
-        return self._clip_frame * frames + sum(_evaluate(self._clip_text, length) for length in texts)
+        pictures = frames * self._clip_frame(embed_patches) + scored * self._clip_frame(embed_frames)
+        return pictures + sum(_evaluate(self._clip_text, length) for length in texts)
 
-    @cached_property
-    def _clip_frame(self) -> int:
+    def _count_clip_frame(self, embed: Callable[[Any, Tensor], Tensor]) -> int:
         clip: Any = self.clip
         side = clip.config.vision_config.image_size
         frame = torch.empty((1, 3, side, side), device="meta", dtype=clip.dtype)
-        return count(lambda: embed_patches(clip, frame))[0]
+        return count(lambda: embed(clip, frame))[0]
 
     @cached_property
     def _clip_text(self) -> list[Fraction]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tokenlab.compressors.evidence import TokenEmbeddings, TowerAttention
+from tokenlab.compressors.evidence import TokenEmbeddings, TowerAttention, TowerKeys
 from tokenlab.data.samples import Frames
 from tokenlab.errors import SampleError
 from tokenlab.models.families import Family, as_rows
@@ -56,17 +55,20 @@ def encode(
     started = time.perf_counter()
     reading, processed = writer.reading(frames), writer.process(frames)
     inputs = {name: _onto(model, value) for name, value in processed.inputs.items()}
-    probes = [_TowerProbe(family.has_cls, need) for need in needs if isinstance(need, TowerAttention)]
+    probes = [_TowerProbe(family.has_cls, need) for need in needs if isinstance(need, TowerAttention | TowerKeys)]
+    listeners: dict[nn.Module, list[_TowerProbe]] = {}
+    for probe in probes:
+        listeners.setdefault(family.attention_of(model, reading, probe.need.layer), []).append(probe)
     with ExitStack() as stack:
-        for probe in probes:
-            stack.enter_context(probed(family.attention_of(model, reading, probe.need.layer), probe))
+        for module, listening in listeners.items():
+            stack.enter_context(probed(module, listening))
         output = reading.encode(model, inputs)
     synchronise(model.device)
     features = as_rows(output.pooler_output)
     if not bool(torch.isfinite(features).all()):
         raise SampleError("the vision tower's output is not finite (NaN or infinite pixels?)")
     evidence: dict[Evidence, Tensor] = {
-        probe.need: reading.to_grid(model, processed.inputs, probe.attention) for probe in probes
+        probe.need: probe.shape(reading.to_grid(model, processed.inputs, probe.calls)) for probe in probes
     }
     spent: dict[Evidence, float] = {probe.need: probe.milliseconds for probe in probes}
     places = torch.from_numpy(processed.places).to(features.device)
@@ -93,16 +95,25 @@ def _onto(model: PreTrainedModel, value: Tensor) -> Tensor:
 class _TowerProbe:
     """Listens to one attention layer of the tower and keeps what one piece of evidence asks for."""
 
-    def __init__(self, has_cls: bool, need: TowerAttention) -> None:
-        self.need = need
-        self.read: Callable[..., Tensor] = cls_attention if has_cls and need.query != "mean" else mean_attention
-        self.attention: list[Tensor] = []
+    def __init__(self, has_cls: bool, need: TowerAttention | TowerKeys) -> None:
+        self.need, self.has_cls = need, has_cls
+        self.calls: list[Float[Tensor, "_ _ c"]] = []
         self.milliseconds = 0.0
 
     def __call__(self, query: Tensor, key: Tensor, scaling: float) -> None:
-        """Keeps the attention each token receives."""
+        """Keeps the attention each patch receives, or its key."""
         synchronise(query.device)
         started = time.perf_counter()
-        self.attention.append(self.read(query, key, scaling))
+        self.calls.append(self._read(query, key, scaling))
         synchronise(query.device)
         self.milliseconds += 1000 * (time.perf_counter() - started)
+
+    def _read(self, query: Tensor, key: Tensor, scaling: float) -> Float[Tensor, "b n c"]:
+        if isinstance(self.need, TowerKeys):
+            return key.mean(1)
+        received = cls_attention if self.has_cls and self.need.query != "mean" else mean_attention
+        return received(query, key, scaling)[..., None]
+
+    def shape(self, on_grid: Float[Tensor, "n c"]) -> Tensor:
+        """One number a token for attention, a vector for keys."""
+        return on_grid if isinstance(self.need, TowerKeys) else on_grid[:, 0]

@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from tokenlab.compressors.base import TokenCompressor
-from tokenlab.compressors.evidence import QuestionEmbeddings, TokenEmbeddings, TowerAttention
+from tokenlab.compressors.evidence import (
+    FrameScores,
+    QuestionEmbeddings,
+    TokenEmbeddings,
+    TowerAttention,
+    TowerKeys,
+)
 from tokenlab.compressors.pipeline import Pipeline, stages_of
 from tokenlab.errors import UserError
 from tokenlab.models.grids import (
@@ -147,9 +153,11 @@ class Family:
         match need:
             case TowerAttention(query="cls") if not self.has_cls:
                 return f"{self.name}'s vision tower has no [CLS] token"
-            case TowerAttention() | TokenEmbeddings(space="llm") | QuestionEmbeddings(space="llm"):
+            case TowerAttention() | TowerKeys() | TokenEmbeddings(space="llm") | QuestionEmbeddings(space="llm"):
                 return None
-            case TokenEmbeddings(space="clip") | QuestionEmbeddings(space="clip"):
+            case FrameScores(space="llm"):
+                return f"{self.name} puts no whole frames into its LLM's space; choose space: clip"
+            case TokenEmbeddings() | QuestionEmbeddings() | FrameScores():
                 if "clip" in auxiliary:
                     return None
                 return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenlab.compressors.base import FrameSelection, FrameView, GridReduction, GridView, seeded_generator
-from tokenlab.compressors.evidence import QuestionEmbeddings, TokenEmbeddings
+from tokenlab.compressors.evidence import FrameScores, QuestionEmbeddings, TokenEmbeddings
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.data.samples import Clip, Frames, Sample
 from tokenlab.errors import SampleError
@@ -27,7 +28,7 @@ from tokenlab.models.prompts import PromptWriter
 from tokenlab.models.settings import MLLM
 from tokenlab.tensors import Evidence, MediumShape, Reduction, Step, Trace
 
-CLIP_TOKENS = TokenEmbeddings("clip")
+CLIP_TOKENS, FRAME_SCORES = TokenEmbeddings("clip"), FrameScores("clip")
 
 
 @dataclass(frozen=True)
@@ -122,25 +123,26 @@ class FrozenMLLM(nn.Module):
         if clip.frames is None:
             raise SampleError(clip.error or "no frames")
         clock = time.perf_counter()
-        frames, selections = self._select(clip.frames, sample, pipeline)
+        frames, selections, scored, texts = self._select(clip.frames, sample, pipeline)
         selecting = time.perf_counter() - clock
         encoded = encodings.get(clip, frames)
         prompt = self.writer.write(frames, sample.question, encoded.processed, self.settings.max_new_tokens)
         synchronise(self.model.device)
         clock = time.perf_counter()
-        questions, texts = self._question(sample.question, pipeline)
+        questions, read = self._question(sample.question, pipeline)
         encoded = replace(encoded, tokens=replace(encoded.tokens, evidence={**encoded.tokens.evidence, **questions}))
         rewrite, reductions = self._reduce_grid(encoded, prompt, sample, pipeline)
         synchronise(self.model.device)
         compressing = time.perf_counter() - clock
         trace = Trace(
-            media=(self._untouched(clip.frames, frames, prompt),),
+            media=(_untouched(clip.frames, frames, encoded, prompt),),
             steps=(*selections, *reductions),
             prompt_tokens=len(prompt) + self._unselected(clip.frames, frames, prompt),
             prefill_tokens=len(rewrite.arrangement) if rewrite else len(prompt),
-            frames_encoded=(len(frames.numbers),),
+            grids=(encoded.tokens.grid,),
             auxiliary_frames=len(frames.numbers) if CLIP_TOKENS in pipeline.needs() else 0,
-            auxiliary_text=texts,
+            auxiliary_scored=scored,
+            auxiliary_text=(*texts, *read),
         )
         evidence = sum(encoded.evidence_milliseconds.get(need, 0.0) for need in pipeline.needs())
         return Request(
@@ -153,13 +155,6 @@ class FrozenMLLM(nn.Module):
             1000 * (selecting + compressing),
         )
 
-    @staticmethod
-    def _untouched(candidates: Frames, selected: Frames, prompt: Prompt) -> MediumShape:
-        """The medium as it would be without any reduction, frame selection included."""
-        (medium,) = prompt.media
-        scale = len(candidates.numbers) / len(selected.numbers)  # 1 unless frames were selected: those are all alike
-        return MediumShape(len(candidates.numbers), round(len(medium.visual) * scale), len(medium.separators))
-
     def _unselected(self, candidates: Frames, selected: Frames, prompt: Prompt) -> int:
         """Prompt tokens of the frames that frame selection left out."""
         per_frame = len(prompt.media[0].visual) // len(selected.numbers)
@@ -167,21 +162,26 @@ class FrozenMLLM(nn.Module):
         markers = zip(candidates.numbers, self.writer.marker_tokens(candidates), strict=True)
         return sum(per_frame + length for number, length in markers if number in left_out)
 
-    def _select(self, frames: Frames, sample: Sample, pipeline: Pipeline) -> tuple[Frames, list[Step]]:
-        """Frame selection: what the tower will see."""
-        steps = []
+    def _select(
+        self, frames: Frames, sample: Sample, pipeline: Pipeline
+    ) -> tuple[Frames, list[Step], int, tuple[int, ...]]:
+        """Frame selection: what the tower will see; and how many frames and texts an auxiliary encoder read for it."""
+        steps, scored, texts = [], 0, ()
         for method in pipeline.at(FrameSelection):
             generator = seeded_generator(self.seed, method.name, sample.uid)
-            seconds = torch.from_numpy(frames.seconds)
+            seconds, evidence = torch.from_numpy(frames.seconds), {}
+            if self.clip is not None and FRAME_SCORES in method.needs():
+                evidence[FRAME_SCORES], read = self.clip.score_frames(frames, sample.question)
+                scored, texts = scored + len(frames.numbers), (*texts, *read)
             chosen = method.select_frames(
-                FrameView(len(frames.numbers), seconds, sample.question, {}, generator)
+                FrameView(len(frames.numbers), seconds, sample.question, evidence, generator)
             ).check()
             index = chosen.anchor.numpy()
             frames = Frames(
                 frames.pixels[index], tuple(frames.numbers[i] for i in index.tolist()), frames.seconds[index]
             )
             steps.append(Step("frames", method.name, 0, chosen))
-        return frames, steps
+        return frames, steps, scored, texts
 
     def _reduce_grid(
         self, encoded: Encoded, prompt: Prompt, sample: Sample, pipeline: Pipeline
@@ -324,3 +324,14 @@ class Encodings:
         if isinstance(found, SampleError):
             raise found
         return found
+
+
+def _untouched(candidates: Frames, selected: Frames, encoded: Encoded, prompt: Prompt) -> MediumShape:
+    """The medium as it would be without any reduction, frame selection included: steps in time are all alike."""
+    (medium,) = prompt.media
+    steps = encoded.tokens.grid[0]
+    per_step = max(1, round(len(selected.numbers) / steps))  # frames that the tower takes together
+    scale = (
+        math.ceil(len(candidates.numbers) / per_step) / steps if len(candidates.numbers) > len(selected.numbers) else 1
+    )
+    return MediumShape(round(len(medium.visual) * scale), len(medium.separators))

@@ -24,13 +24,17 @@ from transformers.vision_utils import (
 
 from tokenlab.errors import UserError
 from tokenlab.models.families import FAMILIES, Family, Reading
-from tokenlab.models.grids import OUTSIDE, Places, raster
+from tokenlab.models.grids import OUTSIDE, Places, patch_rows, raster
 
 Size = tuple[int, int]
 """Height and width, or rows and columns."""
 
 PACKED_PATCHES = {"qwen2_vl": "Qwen2-VL", "qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL"}
 """Families whose tower reads packed patches at the frame's own size, by `model_type`; they share their parts' names."""
+
+READS_VALUES = ("smolvlm",)
+"""Families whose encoder branches on the values of pixels, which a model without weights does not have: its parts are
+called one by one."""
 
 DEFAULT_RESOLUTION = (448, 448)
 MOST_TOKENS_A_FRAME = 16_384  # what those families' own processors allow
@@ -85,12 +89,16 @@ class VisionSide(ABC):
         """The vision tower."""
 
     @abstractmethod
+    def counted(self, model: PreTrainedModel) -> list[nn.Module]:
+        """The modules in which `encode` does the tower's work."""
+
+    @abstractmethod
     def projectors(self, model: PreTrainedModel) -> list[nn.Module]:
         """Modules inside the tower that belong to the projector."""
 
     @abstractmethod
-    def encode(self, model: PreTrainedModel, grid: Size) -> None:
-        """One pass for this token grid through tower and projector of a model without weights."""
+    def encode(self, model: PreTrainedModel, grid: Size) -> int:
+        """A few passes for this token grid through tower and projector of a model without weights; how many."""
 
 
 @dataclass(frozen=True)
@@ -113,31 +121,49 @@ class FixedFrames(VisionSide):
     def layout(self, frames: int, resolution: Size | None = None, still: bool = False) -> Layout:
         """The resolution matters for an image alone, and only where the family cuts images into tiles."""
         reading = self.family.image if still else self.family.video
-        size = resolution or self._resolution
-        tiles = 1
-        if still and (pinpoints := getattr(self.config, "image_grid_pinpoints", None)):
-            tiles += math.prod(get_anyres_image_grid_shape(size, pinpoints, self._resolution[0]))
-        inputs = self._inputs(reading, tiles if still else frames)
-        if tiles > 1:
-            inputs = {"pixel_values": inputs["pixel_values"][None], "image_sizes": torch.tensor([size])}
-        return Layout(reading.places(self.config, inputs), tiles if still else frames, self._resolution)
+        if reading is None:
+            raise UserError(f"--frames: {self.name} reads no videos; give 1, an image")
+        inputs, passes = self._inputs(reading, frames, resolution or self._resolution)
+        return Layout(reading.places(self.config, inputs), passes, self._resolution)
 
-    def _inputs(self, reading: Reading, pictures: int) -> dict[str, Tensor]:
-        """What the processor would make of so many pictures, in shape."""
-        pixels = torch.empty((pictures, 3, *self._resolution), device="meta")
-        return {"pixel_values": pixels} if reading.encoder == "image" else {"pixel_values_videos": pixels[None]}
+    def _inputs(self, reading: Reading, frames: int, size: Size) -> tuple[dict[str, Tensor], int]:
+        """What the processor would make of frames or an image, in shape; and how many pictures the tower reads."""
+        pinpoints = getattr(self.config, "image_grid_pinpoints", None)
+        is_tiled = reading is self.family.image and pinpoints is not None
+        if is_tiled:
+            frames = 1 + math.prod(get_anyres_image_grid_shape(size, pinpoints, self._resolution[0]))
+        pixels = torch.empty((frames, 3, *self._resolution), device="meta")
+        if is_tiled:
+            return {"pixel_values": pixels[None], "image_sizes": torch.tensor([size])}, frames
+        return {"pixel_values": pixels} if reading.encoder == "image" else {"pixel_values_videos": pixels[None]}, frames
 
     def tower(self, model: PreTrainedModel) -> nn.Module:
         """Where the family's row says it is."""
         return self.family.tower_of(model)
 
+    def counted(self, model: PreTrainedModel) -> list[nn.Module]:
+        """The tower, or its parts."""
+        tower: Any = self.tower(model)
+        return [tower.embeddings, tower.encoder] if self.config.model_type in READS_VALUES else [tower]
+
     def projectors(self, model: PreTrainedModel) -> list[nn.Module]:
         """None: the projector follows the tower."""
         return []
 
-    def encode(self, model: PreTrainedModel, grid: Size) -> None:
-        """One frame; its size is the tower's own, whatever the grid."""
-        self.family.video.encode(model, self._inputs(self.family.video, 1))
+    def encode(self, model: PreTrainedModel, grid: Size) -> int:
+        """One frame, or an image with its tiles; each is of the tower's own size, whatever the grid."""
+        reading = self.family.video or self.family.image
+        inputs, passes = self._inputs(reading, 1, self._resolution)
+        if self.config.model_type in READS_VALUES:
+            tower: Any = self.tower(model)
+            side = patch_rows(self.config)
+            every_patch = torch.ones((1, side, side), dtype=torch.bool, device="meta")
+            embedded = tower.embeddings(inputs["pixel_values"], every_patch)
+            hidden = tower.encoder(inputs_embeds=embedded).last_hidden_state
+            model.model.connector(tower.post_layernorm(hidden))
+        else:
+            reading.encode(model, inputs)
+        return passes
 
 
 @dataclass(frozen=True)
@@ -163,7 +189,7 @@ class PackedPatches(VisionSide):
         rows, columns = max(1, round(height / side)), max(1, round(width / side))
         if rows * columns > MOST_TOKENS_A_FRAME:
             raise UserError(
-                f"--resolution: {width}x{height} makes {rows * columns:,} visual tokens of one frame; {self.name} reads "
+                f"--resolution: {width}x{height} makes {rows * columns:,} visual tokens of a frame; {self.name} reads "
                 f"at most {MOST_TOKENS_A_FRAME:,}"
             )
         steps = math.ceil(frames / vision.temporal_patch_size)
@@ -173,13 +199,17 @@ class PackedPatches(VisionSide):
         """With its mergers."""
         return model.model.visual
 
+    def counted(self, model: PreTrainedModel) -> list[nn.Module]:
+        """All of it."""
+        return [self.tower(model)]
+
     def projectors(self, model: PreTrainedModel) -> list[nn.Module]:
         """The mergers, which bring patches to tokens of the LLM's width."""
         visual: Any = model.model.visual
         return [visual.merger, *getattr(visual, "deepstack_merger_list", ())]
 
-    def encode(self, model: PreTrainedModel, grid: Size) -> None:
-        """The tower's own forward; what depends on the grid's values alone is worked out on the CPU beforehand."""
+    def encode(self, model: PreTrainedModel, grid: Size) -> int:
+        """One step in time; what depends on the grid's values alone is worked out on the CPU beforehand."""
         vision = self.config.vision_config
         merge = vision.spatial_merge_size
         height, width = (merge * side for side in grid)
@@ -187,6 +217,7 @@ class PackedPatches(VisionSide):
         patches = torch.empty((height * width, channels), device="meta", dtype=model.dtype)
         steps = torch.tensor([[1, height, width]])
         model.model.visual(patches, grid_thw=steps, **self._indices(steps))
+        return 1
 
     def _indices(self, steps: Tensor) -> dict[str, Tensor]:
         """Transformers' own index tensors: on the meta device, but for the segment lengths, whose values are read."""

@@ -22,8 +22,11 @@ Places = Int[np.ndarray, "_ 3"]
 Inputs = Mapping[str, Any]
 """What the checkpoint's processor made of one medium."""
 
-ToGrid = Callable[[PreTrainedModel, Inputs, Sequence[Float[Tensor, "_ _"]]], Float[Tensor, " n"]]
-"""From one value per patch, as the layer's attention saw them call by call, to one value per grid token."""
+Calls = Sequence[Float[Tensor, "_ _ c"]]
+"""Values per patch, as a layer's attention saw the patches, call by call."""
+
+ToGrid = Callable[[PreTrainedModel, Inputs, Calls], Float[Tensor, "n c"]]
+"""From values per patch to values per grid token."""
 
 OUTSIDE = -1
 
@@ -57,7 +60,7 @@ def square(config: PretrainedConfig, inputs: Inputs) -> Places:
 def with_cls(config: PretrainedConfig, inputs: Inputs) -> Places:
     """Video-LLaVA: every patch of every frame, and before each frame the tower's class token, outside the grid."""
     side, frames = patch_rows(config), inputs["pixel_values_videos"].shape[1]
-    return with_newlines(raster(frames, side, side)[::-1], every=side * side)[::-1]
+    return with_newlines(raster(frames, side, side)[::-1], every=side * side)[::-1].copy()
 
 
 def pooled_frames(config: PretrainedConfig, inputs: Inputs) -> Places:
@@ -108,60 +111,58 @@ def merged_patches(config: PretrainedConfig, inputs: Inputs) -> Places:
     return raster(frames, rows // merge, columns // merge)
 
 
-def patches(_: PreTrainedModel, __: Inputs, calls: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, " n"]:
+def patches(_: PreTrainedModel, __: Inputs, calls: Calls) -> Float[Tensor, "n c"]:
     """A patch is a token."""
-    return torch.cat(list(calls)).flatten()
+    return torch.cat(list(calls)).flatten(0, 1)
 
 
-def after_cls(_: PreTrainedModel, __: Inputs, calls: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, " n"]:
+def after_cls(_: PreTrainedModel, __: Inputs, calls: Calls) -> Float[Tensor, "n c"]:
     """A patch is a token; the class token before them is none."""
-    return torch.cat(list(calls))[:, 1:].flatten()
+    return torch.cat(list(calls))[:, 1:].flatten(0, 1)
 
 
-def pooled(model: PreTrainedModel, _: Inputs, calls: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, " n"]:
+def pooled(model: PreTrainedModel, _: Inputs, calls: Calls) -> Float[Tensor, "n c"]:
     """LLaVA-OneVision: pooled by the model's own method, frame by frame."""
-    return model.model.apply_pooling(torch.cat(list(calls))[..., None]).flatten()
+    return model.model.apply_pooling(torch.cat(list(calls))).flatten(0, 1)
 
 
-def resampled(model: PreTrainedModel, _: Inputs, calls: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, " n"]:
+def resampled(model: PreTrainedModel, _: Inputs, calls: Calls) -> Float[Tensor, "n c"]:
     """LLaVA-NeXT-Video: pooled by the model's own resampler, without the class token."""
-    return model.model.vision_resampler(torch.cat(list(calls))[:, 1:, None]).flatten()
+    return model.model.vision_resampler(torch.cat(list(calls))[:, 1:]).flatten(0, 1)
 
 
-def shuffled(model: PreTrainedModel, _: Inputs, calls: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, " n"]:
+def shuffled(model: PreTrainedModel, _: Inputs, calls: Calls) -> Float[Tensor, "n c"]:
     """InternVL, SmolVLM: the mean over each token's square of patches, without a class token if there is one."""
     values, side, square_side = torch.cat(list(calls)), patch_rows(model.config), _shuffle(model.config)
     values = values[:, values.shape[1] - side**2 :].unflatten(1, (side // square_side, square_side, -1, square_side))
-    return values.mean((2, 4)).flatten()
+    return values.mean((2, 4)).flatten(0, 2)
 
 
-def mosaic(model: PreTrainedModel, inputs: Inputs, calls: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, " n"]:
+def mosaic(model: PreTrainedModel, inputs: Inputs, calls: Calls) -> Float[Tensor, "n c"]:
     """LLaVA-NeXT: the base tile, and the others put together and cut like the tokens; shrunk where those are."""
     config, values = model.config, torch.cat(list(calls))
     side = patch_rows(config)
     values = values[:, values.shape[1] - side**2 :].unflatten(1, (side, side))
     if len(values) == 1:
-        return values.flatten()
+        return values.flatten(0, 2)
     size = torch.as_tensor(inputs["image_sizes"])[0].tolist()
     height, width = get_anyres_image_grid_shape(size, config.image_grid_pinpoints, config.vision_config.image_size)
     whole = values[1 : 1 + height * width].unflatten(0, (height, width)).transpose(1, 2).flatten(0, 1).flatten(1, 2)
-    cut = unpad_image(whole[None], size)
+    cut = unpad_image(whole.movedim(-1, 0), size)
     places = any_resolution(config, inputs)
     rows, columns = (places[places[:, 0] == 1].max(axis=0) + 1)[1:].tolist()
     if cut.shape[1:] != (rows, columns):
         cut = torch.nn.functional.interpolate(cut[None], (rows, columns), mode="bilinear")[0]
-    return torch.cat([values[0].flatten(), cut.flatten()])
+    return torch.cat([values[0].flatten(0, 1), cut.movedim(0, -1).flatten(0, 1)])
 
 
-def merged(model: PreTrainedModel, _: Inputs, calls: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, " n"]:
+def merged(model: PreTrainedModel, _: Inputs, calls: Calls) -> Float[Tensor, "n c"]:
     """Qwen: the mean over each token's square of patches, which follow one another."""
     square_size = model.config.vision_config.spatial_merge_size**2
-    return torch.cat([call.flatten() for call in calls]).view(-1, square_size).mean(1)
+    return torch.cat([call.flatten(0, 1) for call in calls]).unflatten(0, (-1, square_size)).mean(1)
 
 
-def merged_windows(
-    model: PreTrainedModel, inputs: Inputs, calls: Sequence[Float[Tensor, "_ _"]]
-) -> Float[Tensor, " n"]:
+def merged_windows(model: PreTrainedModel, inputs: Inputs, calls: Calls) -> Float[Tensor, "n c"]:
     """Qwen2.5: the same, but its tower works window by window; back to the raster."""
     vision = model.config.vision_config
     grid = inputs.get("video_grid_thw", inputs.get("image_grid_thw"))

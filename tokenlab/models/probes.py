@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,12 +16,15 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 Probe = Callable[[Float[Tensor, "b h q e"], Float[Tensor, "b h k e"], float], None]
 
-_PROBES: dict[int, tuple[str, Probe]] = {}  # by id of the attention module: its own kernel, and who is listening
+_PROBES: dict[
+    int, tuple[str, Sequence[Probe]]
+] = {}  # by id of the attention module: its own kernel, and who is listening
 
 
 def _probed_attention(module: nn.Module, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
-    kernel, probe = _PROBES[id(module)]
-    probe(query, key, kwargs.get("scaling") or query.shape[-1] ** -0.5)
+    kernel, probes = _PROBES[id(module)]
+    for probe in probes:
+        probe(query, key, kwargs.get("scaling") or query.shape[-1] ** -0.5)
     eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)  # each family's own
     return ALL_ATTENTION_FUNCTIONS.get_interface(kernel, eager)(module, query, key, *args, **kwargs)
 
@@ -30,11 +33,11 @@ AttentionInterface.register("tokenlab_probe", _probed_attention)
 
 
 @contextmanager
-def probed(module: nn.Module, probe: Probe) -> Iterator[None]:
-    """While active, `probe` sees the queries and keys of one attention module; the module's output stays the same."""
+def probed(module: nn.Module, probes: Sequence[Probe]) -> Iterator[None]:
+    """While active, probes see the queries and keys of one attention module; the module's output stays the same."""
     shared: Any = module.config
     own = copy.copy(shared)
-    _PROBES[id(module)] = (shared._attn_implementation, probe)
+    _PROBES[id(module)] = (shared._attn_implementation, probes)
     own._attn_implementation = "tokenlab_probe"
     module.config = own  # this module's alone: its siblings share the config it had
     try:

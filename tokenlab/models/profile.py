@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from transformers import AutoConfig, PretrainedConfig
 
@@ -20,6 +21,9 @@ from tokenlab.models.rehearsal import Prompt, rehearse
 BASELINE = "full"
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Of one number, by the name of its precision."""
+
+Given = TypeVar("Given")
+Price = TypeVar("Price")
 
 MOST_VISUAL_TOKENS = 1_000_000  # more than any model reads; a slip in the number of frames should not fill the memory
 
@@ -64,7 +68,6 @@ class ArmProfile:
 class Profile:
     """All pipelines' prices on one model, at one size of query."""
 
-    checkpoint: str
     family: str
     query: Query
     layout: Layout
@@ -74,11 +77,8 @@ class Profile:
     arms: tuple[ArmProfile, ...]
 
 
-def profile(
-    checkpoint: str, config: PretrainedConfig, pipelines: Mapping[str, Pipeline], query: Query, dtype: str
-) -> Profile:
+def profile(costs: ModelCosts, pipelines: Mapping[str, Pipeline], query: Query, dtype: str) -> Profile:
     """Prices `full` and then every pipeline; raises UserError for what cannot be."""
-    costs = ModelCosts(config)
     layout = _layout(costs, query)
     arms = []
     for arm, pipeline in {BASELINE: Pipeline(), **pipelines}.items():
@@ -87,7 +87,6 @@ def profile(
         except UserError as error:
             raise UserError(f"--pipeline {arm}: {error}") from error
     return Profile(
-        checkpoint=checkpoint,
         family=costs.vision.name,
         query=query,
         layout=layout,
@@ -124,31 +123,35 @@ def _price(
 ) -> ArmProfile:
     """Raises UserError if the pipeline cannot act on a query of this size."""
     counts = rehearse(pipeline, _prompt(costs, query))
-    passes, attention, cached = counts.passes, counts.attention, counts.cached
     grid, later = layout.grid[1:], query.new_tokens - 1  # each later token stays in the cache of every layer
-    parts = {
-        "tower": _known(lambda: costs.tower(passes, grid), passes),
-        "projector": _known(lambda: costs.projector(passes, grid), passes),
-        "prefill": _known(lambda: costs.prefill_layers(attention, counts.behind_attention), attention),
-        "decode": _known(lambda: sum(map(costs.decode_step, cached)), cached),
-    }
+    attention, behind = counts.attention, counts.behind_attention
+    tower = _known(lambda passes: costs.tower(passes, grid), counts.passes)
+    projector = _known(lambda passes: costs.projector(passes, grid), counts.passes)
+    prefill = None if attention is None or behind is None else costs.prefill_layers(attention, behind)
+    decode = _known(lambda steps: sum(map(costs.decode_step, steps)), counts.cached)
+    parts = [part for part in (tower, projector, prefill, decode) if part is not None]
     return ArmProfile(
         arm=arm,
         visual_tokens=counts.visual,
         visual_tokens_left=counts.visual_left,
-        prefill_tokens=_known(lambda: counts.visual + query.text_tokens, counts.visual),
-        prefill_tokens_mean=_known(lambda: sum(attention) / len(attention), attention),
-        **{f"{part}_flops": flops for part, flops in parts.items()},
-        total_flops=_known(lambda: sum(parts.values()), *parts.values()),
-        cache_bytes=_known(lambda: number_bytes * costs.cache_elements([n + later for n in attention]), attention),
-        literature_flops=_known(lambda: literature_flops(costs.text, attention), attention),
+        prefill_tokens=_known(lambda visual: visual + query.text_tokens, counts.visual),
+        prefill_tokens_mean=_known(lambda lengths: sum(lengths) / len(lengths), attention),
+        tower_flops=tower,
+        projector_flops=projector,
+        prefill_flops=prefill,
+        decode_flops=decode,
+        total_flops=sum(parts) if len(parts) == 4 else None,
+        cache_bytes=_known(
+            lambda lengths: number_bytes * costs.cache_elements([n + later for n in lengths]), attention
+        ),
+        literature_flops=_known(lambda lengths: literature_flops(costs.text, lengths), attention),
         clip_not_counted=any(getattr(need, "space", None) == "clip" for need in pipeline.needs()),
     )
 
 
-def _known(value: Callable[[], int | float], *needed: object) -> int | float | None:
-    """The value, if all it is computed from is."""
-    return None if any(each is None for each in needed) else value()
+def _known(price: Callable[[Given], Price], given: Given | None) -> Price | None:
+    """The price, if what it follows from is known."""
+    return None if given is None else price(given)
 
 
 def read_config(checkpoint: str) -> PretrainedConfig:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Int
 from transformers import PretrainedConfig
 
@@ -60,9 +59,9 @@ class PromptWriter:
         if reading.content == "video":
             media |= {"do_sample_frames": False, "video_metadata": [_metadata(frames)]}
         text = [self.render(frames, "")]
-        output = dict(self.processor(text=text, **media, return_text_replacement_offsets=True))
+        output = dict(self.processor(text=text, **media, return_text_replacement_offsets=True, return_tensors="pt"))
         replacements = [entry["replacement"] for entry in output.pop("text_replacement_offsets")[0]]
-        inputs = {name: _tensor(value) for name, value in output.items() if name not in ("input_ids", "attention_mask")}
+        inputs = {name: value for name, value in output.items() if name not in ("input_ids", "attention_mask")}
         return Processed(inputs, replacements, reading.places(self.config, inputs))
 
     def write(self, frames: Frames, question: str, processed: Processed, new_tokens: int) -> Prompt:
@@ -160,12 +159,3 @@ def _repeated(frames: Frames, fewest: int) -> Frames:
     """The last frame again, for processors that refuse a shorter video."""
     index = [min(k, len(frames.numbers) - 1) for k in range(fewest)]
     return Frames(frames.pixels[index], tuple(frames.numbers[k] for k in index), frames.seconds[index], frames.still)
-
-
-def _tensor(value: Any) -> torch.Tensor:
-    """The processor's lists of pictures as one tensor."""
-    if isinstance(value, torch.Tensor):
-        return value
-    if isinstance(value, list) and value and isinstance(value[0], torch.Tensor | np.ndarray):
-        return torch.stack([torch.as_tensor(each) for each in value])
-    return torch.as_tensor(value)

@@ -29,7 +29,6 @@ WEIGHTS = dict.fromkeys((*TYPES, *TRAINING_TYPES), 1.0) | {
     "last": 2.0,
     "frame": 2.0,
     "caption": 2.0,
-    "list": 2.0,
 }
 """How often the types are asked relative to one another: what is hard to learn more often."""
 
@@ -44,6 +43,8 @@ class Phase:
         most: frames shown, at most.
         share_of_most: how often it is that many; otherwise every number is as likely.
         frames_per_batch: videos are batched up to this number of frames.
+        lists: how often lists are asked for, relative to other types: early on they teach most, later they only take
+            room.
     """
 
     until: int
@@ -51,6 +52,7 @@ class Phase:
     most: int
     share_of_most: float
     frames_per_batch: int
+    lists: float = 0.5
 
 
 @dataclass
@@ -76,7 +78,7 @@ def llava_batch(
     scenes: Sequence[Scene],
     phase: Phase,
     rng: np.random.Generator,
-    questions_per_video: int = 16,
+    questions_per_video: int = 18,
     most_videos: int = 24,
 ) -> LlavaBatch:
     """Videos with one number of frames, chosen without any regularity, and questions which those frames decide."""
@@ -88,14 +90,15 @@ def llava_batch(
     asked = []
     for video, shown in zip(videos, frames, strict=True):
         pool = questions(scenes[video], (shown + 1).tolist(), training=True)
-        asked.append(_draw(pool, questions_per_video, rng))
+        asked.append(_draw(pool, questions_per_video, phase.lists, rng))
     return make_batch(features[videos[:, None], frames], frames, asked)
 
 
-def _draw(pool: Sequence[Question], number: int, rng: np.random.Generator) -> list[Question]:
+def _draw(pool: Sequence[Question], number: int, lists: float, rng: np.random.Generator) -> list[Question]:
     """Questions without repetition, types by their weights (the largest u^(1/w) win)."""
     count = Counter(question.type for question in pool)
-    keys = [rng.random() ** (count[question.type] / WEIGHTS[question.type]) for question in pool]
+    weights = WEIGHTS | {"list": lists}
+    keys = [rng.random() ** (count[question.type] / weights[question.type]) for question in pool]
     return [pool[i] for i in np.argsort(keys)[::-1][:number]]
 
 

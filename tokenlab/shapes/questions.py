@@ -64,7 +64,7 @@ def questions(scene: Scene, frames: Sequence[int] = ALL_FRAMES, training: bool =
         *_events(scene, frames, seen),
         *_orders(scene, seen),
     ]
-    return [*found, *_training(scene, seen), *_lists(scene, frames)] if training else found
+    return [*found, *_training(scene, frames, seen), *_lists(scene, frames)] if training else found
 
 
 Seen = dict[Thing, tuple[int, int]]
@@ -138,9 +138,12 @@ def _orders(scene: Scene, seen: Seen) -> list[Question]:
     ]
 
 
-def _training(scene: Scene, seen: Seen) -> list[Question]:
+def _training(scene: Scene, frames: Sequence[int], seen: Seen) -> list[Question]:
     """Where a model sees events in words that it can copy: their order and their frames."""
-    found = []
+    found = [
+        Question("at what frame does the video start ?", f"f{frames[0]}", "frame"),
+        Question("at what frame does the video end ?", f"f{frames[-1]}", "frame"),
+    ]
     for thing, (_, after) in seen.items():
         text = f"at what frame does the {thing.name} {VERBS[thing.event]} ?"
         found.append(Question(text, f"f{after}", "frame"))

@@ -61,13 +61,14 @@ FULL = Plan(
     questions_per_video=3,
     clip=Schedule(1600, 1.5e-3),
     clip_frames=64,
-    llava=Schedule(2000, 1.5e-3),
+    llava=Schedule(2800, 1.5e-3),
     phases=(
-        Phase(300, 1, 1, 1.0, 24),
-        Phase(550, 2, 8, 0.0, 64),
-        Phase(2000, 2, NUM_FRAMES, 0.5, 96),
+        Phase(250, 1, 1, 1.0, 24, lists=2.0),
+        Phase(500, 2, 4, 0.0, 48),
+        Phase(900, 2, 8, 0.0, 72),
+        Phase(2800, 2, NUM_FRAMES, 0.5, 96),
     ),
-    validate_every=400,
+    validate_every=300,
 )
 
 SMOKE = Plan(
