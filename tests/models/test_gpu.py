@@ -1,0 +1,40 @@
+"""What only a GPU can show; skipped where there is none."""
+
+import pytest
+import torch
+
+from tests.models.test_exactness import PIPELINES, KeepAll, build, make_clips
+from tokenlab.compressors import Pipeline
+from tokenlab.models.frozen import Answer, Encodings, FrozenMLLM
+from tokenlab.models.settings import MLLM
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
+]
+
+
+@pytest.fixture(scope="module", params=["llava", "qwen3_vl"])
+def mllm(request, checkpoints) -> FrozenMLLM:
+    mllm = FrozenMLLM(MLLM(checkpoint=str(checkpoints[request.param]), max_new_tokens=4, batch_size=4))
+    mllm.load()
+    return mllm.to("cuda")
+
+
+def ask(mllm: FrozenMLLM, pipeline: Pipeline) -> list[Answer]:
+    return list(mllm.answer(make_clips(), pipeline, Encodings(mllm, pipeline.needs())))
+
+
+def test_keep_all_through_the_full_path(mllm):
+    kept, full = ask(mllm, Pipeline((KeepAll(),))), ask(mllm, Pipeline())
+    assert [answer.ids for answer in kept] == [answer.ids for answer in full]
+
+
+@pytest.mark.parametrize("name", ["joint", "merge, pool, prune"])
+def test_reductions_are_the_same_on_every_run(mllm, name):
+    first, again = ask(mllm, build(PIPELINES[name])), ask(mllm, build(PIPELINES[name]))
+    assert [answer.ids for answer in first] == [answer.ids for answer in again]
+
+
+def test_peak_memory_is_measured(mllm):
+    assert all(answer.peak_memory_bytes > 0 for answer in ask(mllm, Pipeline()))
