@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -45,6 +46,7 @@ def show(argv: list[str]) -> int:
 def families_table() -> Table:
     """One row a family: the facts that decide what can be compared on it."""
     table = Table("family", "model", "video", "[CLS]", "token-wise\nprojector", "M-RoPE", "DeepStack", box=None)
+    table.columns[0].no_wrap = True
     for model_type, family in FAMILIES.items():
         facts = (family.has_cls, family.token_wise_projector, family.mrope, family.deepstack)
         table.add_row(model_type, family.name, _video(family), *(YES if fact else NO for fact in facts))
@@ -54,7 +56,7 @@ def families_table() -> Table:
 def _video(family: Family) -> str:
     if family.video is None:
         return NO
-    return "frames as images" if family.video.item_per_frame else YES
+    return "as images" if family.video.item_per_frame else YES
 
 
 def compressors_table(family: Family) -> Table:
@@ -71,5 +73,6 @@ def verdicts(family: Family, method: type[TokenCompressor]) -> Mapping[str, str 
     plain = method(retention_ratio=0.5)
     variants: dict[str, TokenCompressor] = {"": plain}
     if "space" in method.__dataclass_fields__:
-        variants = {f"({space})": method(retention_ratio=0.5, **{"space": space}) for space in ("llm", "clip")}
+        build: Any = method
+        variants = {f"({space})": build(retention_ratio=0.5, space=space) for space in ("llm", "clip")}
     return {parameters: family.refusal(variant) for parameters, variant in variants.items()}

@@ -254,7 +254,7 @@ def _prefill_tokens(arm: ArmProfile) -> str:
 def _captions(result: Profile) -> list[str]:
     query, arms = result.query, result.arms
     lines = [
-        "FLOPs: 2 a multiply-add, counted by torch on the model without weights; a method's own arithmetic is not.",
+        "FLOPs: 2 a multiply-add, counted by torch on the model without weights; a method's own work is left out.",
         "prefill ends with the first new token, decode makes the others; KV cache: when the answer is complete.",
         "literature's: T(4nd²+2n²d+2ndm) as papers print it, n = all tokens a layer reads. It is no count of FLOPs: it "
         "takes a multiply-add for one, two of a gated MLP's three matrices, and no account of grouped-query attention; "

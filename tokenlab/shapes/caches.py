@@ -59,7 +59,7 @@ def feature_cache(
 
     def write(unfinished: Path) -> None:
         task = progress.add_task(path.stem, total=len(videos), note="")
-        shape = (*videos.shape[:2], GRID**2, clip.config.vision_config.hidden_size)
+        shape = (*videos.shape[:2], GRID**2, clip.config.vision_config.hidden_size)  # pyright: ignore[reportOptionalMemberAccess]
         array = np.lib.format.open_memmap(unfinished, "w+", np.float16, shape)
         for i in range(0, len(videos), 16):
             array[i : i + 16] = tower_features(clip, videos[i : i + 16])

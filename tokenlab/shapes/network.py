@@ -23,6 +23,7 @@ from tokenlab.shapes.questions import THIRDS, VERBS
 from tokenlab.shapes.world import COLOURS, DIRECTIONS, EVENTS, NUM_FRAMES, SHAPES, SIZE
 
 PATCH = 8
+CLIP_CONTEXT = 48
 GRID = SIZE // PATCH
 FEATURE_LAYER = -2
 """LLaVA's habit: the features are what the tower's last layer reads."""
@@ -77,7 +78,7 @@ def tokenizer(for_clip: bool = False) -> PreTrainedTokenizerFast:
         eos_token="<eos>",
         additional_special_tokens=["<image>"],
         padding_side="right" if for_clip else "left",
-        model_max_length=clip_config().text_config.max_position_embeddings if for_clip else 2048,
+        model_max_length=CLIP_CONTEXT if for_clip else 2048,
         clean_up_tokenization_spaces=False,
     )
 
@@ -101,7 +102,7 @@ def clip_config() -> CLIPConfig:
             **shared,
             "num_hidden_layers": 2,
             "vocab_size": len(vocabulary()),
-            "max_position_embeddings": 48,
+            "max_position_embeddings": CLIP_CONTEXT,
             "pad_token_id": ids["<pad>"],
             "bos_token_id": ids["<bos>"],
             "eos_token_id": ids["<eos>"],

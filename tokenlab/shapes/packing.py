@@ -1,6 +1,7 @@
 """Many questions behind one video in one pass: the mathematics of one prompt each, at a tenth of the price."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -79,7 +80,7 @@ def _layer(
     layer: nn.Module, hidden: Tensor, rotation: tuple, start: int, hidden_words: Tensor, text_only: bool
 ) -> Tensor:
     """One decoder layer; `text_only` leaves out what nothing reads any more: the last layer's video tokens."""
-    attention = layer.self_attn
+    attention: Any = layer.self_attn
     normed = layer.input_layernorm(hidden)
     wanted = normed[:, start:] if text_only else normed
     key, value = (_heads(x(normed), attention.head_dim) for x in (attention.k_proj, attention.v_proj))

@@ -214,7 +214,8 @@ def _assign(pools: Sequence[dict[str, list[Question]]], per_video: int) -> list[
 
 def _augment(plan: list[list[str]], pools: Sequence[dict[str, list[Question]]], per_video: int, type: str) -> bool:
     """Adds one question of a type, moving others between videos if it must; False if that is impossible."""
-    queue, reached = deque([type]), {type: None}
+    queue = deque([type])
+    reached: dict[str, tuple[int, str] | None] = {type: None}
     while queue:
         wanted = queue.popleft()
         able = [v for v, pool in enumerate(pools) if plan[v].count(wanted) < len(pool[wanted])]
@@ -222,14 +223,13 @@ def _augment(plan: list[list[str]], pools: Sequence[dict[str, list[Question]]], 
         if room:
             # The emptiest video first, and fresh types before repeated ones.
             video = min(room, key=lambda v: (plan[v].count(wanted), len(plan[v]), v))
-            while wanted is not None:
-                plan[video].append(wanted)
-                step = reached[wanted]
-                if step is None:
-                    return True
-                video, wanted_before = step
+            plan[video].append(wanted)
+            while (step := reached[wanted]) is not None:
+                video, before = step
                 plan[video].remove(wanted)
-                wanted = wanted_before
+                plan[video].append(before)
+                wanted = before
+            return True
         for video in able:
             for other in plan[video]:
                 if other not in reached:
