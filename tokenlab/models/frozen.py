@@ -126,7 +126,7 @@ class FrozenMLLM(nn.Module):
         frames, selections, scored, texts = self._select(clip.frames, sample, pipeline)
         selecting = time.perf_counter() - clock
         encoded = encodings.get(clip, frames)
-        prompt = self.writer.write(frames, sample.question, encoded.processed, self.settings.max_new_tokens)
+        prompt = encodings.prompt(sample, encoded)
         synchronise(self.model.device)
         clock = time.perf_counter()
         questions, read = self._question(sample.question, pipeline)
@@ -302,7 +302,7 @@ class FrozenMLLM(nn.Module):
 
 
 class Encodings:
-    """The clips of one batch, each encoded once however many arms and questions share it.
+    """The clips of one batch, each encoded once, and each question written once, however many arms share them.
 
     Args:
         needs: The evidence that some arm looks at.
@@ -311,6 +311,7 @@ class Encodings:
     def __init__(self, mllm: FrozenMLLM, needs: frozenset[Evidence]) -> None:
         self.mllm, self.needs = mllm, needs
         self._done: dict[tuple[str, tuple[int, ...]], Encoded | SampleError] = {}
+        self._written: dict[tuple[str, tuple[int, ...]], Prompt] = {}
 
     def get(self, clip: Clip, frames: Frames) -> Encoded:
         """The clip's encoding for these frames; raises SampleError, every time, if it cannot be encoded."""
@@ -324,6 +325,14 @@ class Encodings:
         if isinstance(found, SampleError):
             raise found
         return found
+
+    def prompt(self, sample: Sample, encoded: Encoded) -> Prompt:
+        """The sample's prompt about an encoded clip; raises SampleError, every time, if it cannot be asked."""
+        key, writer = (sample.uid, encoded.frames.numbers), self.mllm.writer
+        if key not in self._written:
+            new_tokens = self.mllm.settings.max_new_tokens
+            self._written[key] = writer.write(encoded.frames, sample.question, encoded.processed, new_tokens)
+        return self._written[key]
 
 
 def _untouched(candidates: Frames, selected: Frames, encoded: Encoded, prompt: Prompt) -> MediumShape:
