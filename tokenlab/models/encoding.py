@@ -16,7 +16,7 @@ from tokenlab.compressors.evidence import TokenEmbeddings, TowerAttention, Tower
 from tokenlab.data.samples import Frames
 from tokenlab.errors import SampleError
 from tokenlab.models.families import Family, as_rows
-from tokenlab.models.grids import Places
+from tokenlab.models.grids import grid_shape
 from tokenlab.models.probes import cls_attention, mean_attention, probed
 from tokenlab.models.prompts import Processed, PromptWriter
 from tokenlab.tensors import Evidence, VisualTokens
@@ -80,12 +80,6 @@ def encode(
     tokens = VisualTokens(values, places[on_grid], grid_shape(processed.places), evidence)
     elapsed = 1000 * (time.perf_counter() - started)
     return Encoded(frames, output, tokens, processed, elapsed - sum(spent.values()), spent)
-
-
-def grid_shape(places: Places) -> tuple[int, int, int]:
-    """Frames, rows and columns that hold every place."""
-    frames, rows, columns = (places.max(axis=0) + 1).tolist()
-    return frames, rows, columns
 
 
 def _onto(model: PreTrainedModel, value: Tensor) -> Tensor:

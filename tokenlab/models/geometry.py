@@ -24,7 +24,7 @@ from transformers.vision_utils import (
 
 from tokenlab.errors import UserError
 from tokenlab.models.families import FAMILIES, Family, Reading
-from tokenlab.models.grids import OUTSIDE, Places, patch_rows, raster
+from tokenlab.models.grids import OUTSIDE, Places, grid_shape, patch_rows, raster
 
 Size = tuple[int, int]
 """Height and width, or rows and columns."""
@@ -58,8 +58,7 @@ class Layout:
     @property
     def grid(self) -> tuple[int, int, int]:
         """Frames, rows and columns of the token grid."""
-        frames, rows, columns = (self.places.max(axis=0) + 1).tolist()
-        return frames, rows, columns
+        return grid_shape(self.places)
 
     @property
     def on_grid(self) -> Places:

@@ -37,6 +37,12 @@ def raster(frames: int, rows: int, columns: int, first_frame: int = 0) -> Places
     return places + np.array([first_frame, 0, 0])
 
 
+def grid_shape(places: Places) -> tuple[int, int, int]:
+    """Frames, rows and columns that hold every place."""
+    frames, rows, columns = (places.max(axis=0) + 1).tolist()
+    return frames, rows, columns
+
+
 def with_newlines(places: Places, every: int) -> Places:
     """A token outside the grid after each `every` tokens."""
     outside = np.full((len(places) // every, 1, 3), OUTSIDE)
