@@ -136,7 +136,7 @@ def token_counts(trace: Trace) -> dict[str, Any]:
     return {
         "visual_tokens_in": trace.visual_tokens_in,
         "visual_tokens_out": trace.visual_tokens_out,
-        "tokens_after": [(step.compressor, trace.visual_tokens_after(k)) for k, step in enumerate(trace.steps, 1)],
+        "tokens_after": _tokens_after(trace),
         "frames_encoded": sum(steps for steps, _, _ in trace.grids),
         "prompt_tokens": trace.prompt_tokens,
         "prefill_tokens": trace.prefill_tokens,
@@ -144,12 +144,30 @@ def token_counts(trace: Trace) -> dict[str, Any]:
     }
 
 
+def _tokens_after(trace: Trace) -> list[tuple[str, int]]:
+    """Visual tokens left after each method; one that acts at many points counts once, when it is done."""
+    counts = {step.compressor: trace.visual_tokens_after(k) for k, step in enumerate(trace.steps, 1)}
+    return list(counts.items())
+
+
 def flops(trace: Trace, costs: ModelCosts) -> Flops:
     """What one sample costs by its own lengths and steps; the first token comes out of the prefill."""
+    everywhere = (trace.prefill_tokens,) * costs.num_layers
+    read = trace.attention_tokens or everywhere
     return Flops(
         tower=sum(costs.tower(steps, (rows, columns)) for steps, rows, columns in trace.grids),
         projector=sum(costs.projector(steps, (rows, columns)) for steps, rows, columns in trace.grids),
         auxiliary=costs.auxiliary(trace.auxiliary_frames, trace.auxiliary_scored, trace.auxiliary_text),
-        prefill=costs.prefill(trace.prefill_tokens),
-        decode=costs.decode(trace.prefill_tokens, trace.generated_tokens - 1),
+        prefill=costs.prefill_layers(
+            read, trace.mlp_tokens or everywhere, rotated=trace.prefill_tokens + trace.rotated_tokens[0]
+        ),
+        decode=_decode_flops(trace, costs, read),
     )
+
+
+def _decode_flops(trace: Trace, costs: ModelCosts, cached: Sequence[int]) -> int:
+    steps = trace.generated_tokens - 1
+    turned = costs.rotary(trace.rotated_tokens[1] * steps)
+    if not trace.decode_sight:
+        return turned + costs.decode_layers(cached, steps)
+    return turned + sum(costs.decode_step(sight) for sight in trace.decode_sight[:steps])

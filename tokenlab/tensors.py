@@ -259,6 +259,10 @@ class Trace:
     auxiliary_frames: int = 0  # frames whose patches an auxiliary encoder read for this arm
     auxiliary_scored: int = 0  # frames that it read as a whole
     auxiliary_text: tuple[int, ...] = ()  # lengths of the texts that it read
+    attention_tokens: tuple[int, ...] = ()  # tokens that each layer's attention read at prefill; (): all the same
+    mlp_tokens: tuple[int, ...] = ()  # tokens that were left behind each layer's attention; (): all the same
+    decode_sight: tuple[tuple[int, ...], ...] = ()  # cached tokens that each step looked at, by layer; (): all
+    rotated_tokens: tuple[int, int] = (0, 0)  # tokens given other positions between layers: at prefill, at each step
 
     @property
     def visual_tokens_in(self) -> int:
@@ -267,7 +271,7 @@ class Trace:
 
     @property
     def visual_tokens_out(self) -> int:
-        """Visual tokens that the LLM read."""
+        """Visual tokens that are left of the prompt when the last layer has read it."""
         return self.visual_tokens_after(len(self.steps))
 
     def visual_tokens_after(self, num_steps: int) -> int:

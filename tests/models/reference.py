@@ -11,7 +11,15 @@ from torch import Tensor
 
 from tests.models.by_hand import Checkpoint
 from tokenlab.compressors import Pipeline
-from tokenlab.compressors.base import FrameSelection, FrameView, GridView, seeded_generator
+from tokenlab.compressors.base import (
+    CacheReduction,
+    FrameSelection,
+    FrameView,
+    GridReduction,
+    GridView,
+    LayerReduction,
+    seeded_generator,
+)
 from tokenlab.compressors.evidence import QuestionEmbeddings, TokenEmbeddings, TowerAttention, TowerKeys
 from tokenlab.tensors import Evidence, Reduction, VisualTokens
 
@@ -63,12 +71,14 @@ class Reference(Checkpoint):
             frames = replace(frames, pixels=frames.pixels[chosen], numbers=numbers, seconds=frames.seconds[chosen])
         sequence, tokens = self._sequence(self.inputs(frames, question), question)
         original = [replace(token) for token in sequence]
-        for method in pipeline.active:
-            if isinstance(method, FrameSelection):
-                continue
+        for method in pipeline.at(GridReduction):
             reduction = method.reduce_grid(GridView(tokens, question, seeded_generator(seed, method.name, uid)))
             sequence = edit(sequence, original, tokens, reduction, method.positions, method.separators)
             tokens = shrink(tokens, reduction)
+        if pipeline.at(LayerReduction) or pipeline.at(CacheReduction):
+            from tests.models.inside import Inside
+
+            return Inside(self, pipeline, uid, seed).greedy(sequence, original, tokens, new_tokens)
         return self._greedy(sequence, new_tokens)
 
     def _sequence(self, inputs, question: str) -> tuple[list[Token], VisualTokens]:

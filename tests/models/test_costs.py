@@ -1,16 +1,61 @@
 """FLOPs of a record equal torch's own counter, to the FLOP."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
 
-from tests.models.test_exactness import FAMILIES, PIPELINES, Bench, bench, build, make_clips  # noqa: F401
+from tests.models.test_exactness import (  # noqa: F401
+    FAMILIES,
+    PIPELINES,
+    Bench,
+    HalfSight,
+    bench,
+    build,
+    make_clips,
+)
 from tokenlab.compressors import Pipeline
+from tokenlab.compressors.base import LayerReduction
 from tokenlab.evaluation import flops
 from tokenlab.models.costs import ModelCosts, counter
 from tokenlab.models.frozen import Encodings
+from tokenlab.tensors import Reduction
 
+
+@dataclass(frozen=True, kw_only=True)
+class Thinning(LayerReduction):
+    """Drops every third token, wherever it looks; without evidence, whose products would be counted."""
+
+    name: ClassVar[str] = "thinning"
+    at: tuple[tuple[int, str], ...] = ()
+
+    def points(self, num_layers):
+        return self.at
+
+    def reduce_layer(self, view, state):
+        tokens = view.visual.shape[0]
+        left = [i for i in range(tokens) if i % 3 != 2]
+        return Reduction.keep(torch.tensor(left), tokens), state
+
+
+def thinning(*at, **kwargs) -> Thinning:
+    return Thinning(retention_ratio=0.5, at=at, **kwargs)
+
+
+ENTRY, MIDDLE = (0, "before_attention"), (1, "after_attention")
 MEASURED = {
     "full": Pipeline(),
+    "before the first layer": Pipeline((thinning(ENTRY),)),
+    "in the layers": Pipeline((thinning((1, "before_attention"), MIDDLE),)),
+    "in the layers, renumbered": Pipeline((thinning(ENTRY, MIDDLE, positions="renumber"),)),
+    "grid, layers, cache": Pipeline(
+        (
+            *build(PIPELINES["random"]).compressors,
+            thinning(MIDDLE, positions="renumber"),
+            HalfSight(retention_ratio=0.5),
+        )
+    ),
     **{name: build(PIPELINES[name]) for name in ("random", "frame_stride", "similarity", "pool", "merge, pool, prune")},
 }
 

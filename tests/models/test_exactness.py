@@ -10,7 +10,8 @@ import torch
 from tests.checkpoints import ANSWER_TOKENS
 from tests.models.reference import Reference
 from tokenlab.compressors import REGISTRY, Pipeline
-from tokenlab.compressors.base import GridReduction, GridView
+from tokenlab.compressors.base import CacheReduction, GridReduction, GridView, LayerReduction
+from tokenlab.compressors.evidence import LastAttention
 from tokenlab.data.samples import Clip, Frames, Sample
 from tokenlab.models.families import FAMILIES as FACTS
 from tokenlab.models.frozen import Encodings, FrozenMLLM
@@ -20,7 +21,17 @@ from tokenlab.tensors import Reduction
 FAMILIES = tuple(name for name, family in FACTS.items() if family.video is not None)
 WHOLE = ("llava", "llava_onevision", "qwen3_vl")
 """Families on which every pipeline is tried: one a way of reading; on the others the telling ones."""
-TELLING = ("visionzip", "joint", "joint other", "frames then grid", "merge, pool, prune", "similarity other positions")
+TELLING = (
+    "visionzip",
+    "joint",
+    "joint other",
+    "frames then grid",
+    "merge, pool, prune",
+    "similarity other positions",
+    "fastv other positions",
+    "framefusion",
+    "grid, layers, cache",
+)
 QUESTIONS = ("what colour is the circle ?", "how many objects are there at the end ?")
 
 
@@ -35,6 +46,39 @@ class KeepAll(GridReduction):
 
     def reduce_grid(self, view: GridView) -> Reduction:
         return Reduction.identity(view.tokens.num_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepAllInside(LayerReduction, CacheReduction):
+    """Keeps every token at every point of the LLM and in every step, through the full path, attention rows included."""
+
+    name: ClassVar[str] = "keep_all_inside"
+    has_native_budget: ClassVar[bool] = True
+    retention_ratio: float | None = None
+
+    def needs(self):
+        return frozenset({LastAttention()})
+
+    def points(self, num_layers):
+        return [(layer, moment) for layer in range(num_layers) for moment in ("before_attention", "after_attention")]
+
+    def reduce_layer(self, view, state):
+        assert (LastAttention() in view.evidence) == ((view.layer, view.moment) != (0, "before_attention"))
+        return Reduction.identity(view.visual.shape[0]), state
+
+    def cache_layers(self, num_layers):
+        return range(num_layers)
+
+    def reduce_cache(self, view, state):
+        return Reduction.identity(view.visual.shape[0]), state
+
+
+KEEPING = {
+    "grid": Pipeline((KeepAll(),)),
+    "grid, renumbered": Pipeline((KeepAll(positions="renumber"),)),
+    "layers and cache": Pipeline((KeepAllInside(),)),
+    "layers and cache, renumbered": Pipeline((KeepAllInside(positions="renumber"),)),
+}
 
 
 def make_clips() -> list[Clip]:
@@ -63,8 +107,16 @@ PIPELINES = {
             ("topic", "renumber"),
             ("random", "renumber"),
             ("pool", "renumber"),
+            ("fastv", "renumber"),
         )
     },
+    "framefusion, authors' budget": (("framefusion", {"cost": 0.3, "separators": "follow"}),),
+    "two in the layers": (("framefusion", {"retention_ratio": 0.6}), ("fastv", {"retention_ratio": 0.3})),
+    "grid, layers, cache": (
+        ("similarity", {"retention_ratio": 0.6}),
+        ("fastv", {"retention_ratio": 0.7}),
+        ("half_sight", {"retention_ratio": 0.5}),
+    ),
     "similarity separators kept": (("similarity", {"retention_ratio": 0.4, "separators": "keep"}),),
     "joint": (("similarity", {"retention_ratio": 0.5}), ("text", {"retention_ratio": 0.4})),
     "joint other": (("differential", {"retention_ratio": 0.5}), ("topic", {"retention_ratio": 0.3})),
@@ -78,8 +130,23 @@ PIPELINES = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class HalfSight(CacheReduction):
+    """Every second visual token, others in every other step, from the second layer on."""
+
+    name: ClassVar[str] = "half_sight"
+
+    def cache_layers(self, num_layers):
+        return [1]
+
+    def reduce_cache(self, view, state):
+        tokens = view.visual.shape[0]
+        return Reduction.keep(torch.arange(view.step % 2 if tokens > 1 else 0, tokens, 2), tokens), state
+
+
 def build(steps) -> Pipeline:
-    return Pipeline(tuple(REGISTRY[name](**arguments) for name, arguments in steps))
+    known = {**REGISTRY, HalfSight.name: HalfSight}
+    return Pipeline(tuple(known[name](**arguments) for name, arguments in steps))
 
 
 @dataclass
@@ -121,8 +188,9 @@ def test_full_is_plain_generate(bench, untouched):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_keep_all_through_the_full_path(bench, untouched, batch_size):
-    assert bench.ask(Pipeline((KeepAll(),)), batch_size=batch_size) == untouched
+@pytest.mark.parametrize("pipeline", KEEPING.values(), ids=KEEPING)
+def test_keep_all_through_the_full_path(bench, untouched, pipeline, batch_size):
+    assert bench.ask(pipeline, batch_size=batch_size) == untouched
 
 
 @pytest.mark.parametrize("name", DRIVEN)
@@ -134,7 +202,7 @@ def test_keep_all_gives_bit_identical_logits(bench):
     """At batch 1, every step's logits, through the gather path against the plain model."""
     clip = bench.clips[0]
     encodings = Encodings(bench.mllm, frozenset())
-    for pipeline in (Pipeline((KeepAll(),)), Pipeline((KeepAll(positions="renumber"),))):
+    for pipeline in KEEPING.values():
         request = bench.mllm.reduce(clip, clip.samples[0], pipeline, encodings)
         assert request.rewrite is not None
         logits = []
@@ -182,11 +250,11 @@ def test_no_hook_stays_behind(bench):
     )
     bench.ask(build(PIPELINES["joint other"]))
     clip = bench.clips[0]
-    request = bench.mllm.reduce(
-        clip, clip.samples[0], build(PIPELINES["topic"]), Encodings(bench.mllm, build(PIPELINES["topic"]).needs())
-    )
-    broken = replace(request, prompt=replace(request.prompt, ids=request.prompt.ids[:-20]))
-    with pytest.raises((ValueError, RuntimeError)):
-        bench.mllm.generate([broken])
+    for name in ("topic", "two in the layers", "grid, layers, cache"):
+        pipeline = build(PIPELINES[name])
+        request = bench.mllm.reduce(clip, clip.samples[0], pipeline, Encodings(bench.mllm, pipeline.needs()))
+        broken = replace(request, prompt=replace(request.prompt, ids=request.prompt.ids[:-20]))
+        with pytest.raises((ValueError, RuntimeError)):
+            bench.mllm.generate([broken])
     assert hooks(bench.mllm.model) == before
     assert [id(m.config) for m in bench.mllm.model.modules() if hasattr(m, "config")] == configs

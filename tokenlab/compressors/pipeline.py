@@ -6,9 +6,12 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 from tokenlab.compressors.base import STAGES, TokenCompressor
 from tokenlab.tensors import Evidence
+
+Stage = TypeVar("Stage", bound=TokenCompressor)
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Pipeline:
         """The compressors that are not switched off by `retention_ratio: 1`."""
         return tuple(compressor for compressor in self.compressors if not compressor.is_off)
 
-    def at(self, stage: type[TokenCompressor]) -> tuple[TokenCompressor, ...]:
+    def at(self, stage: type[Stage]) -> tuple[Stage, ...]:
         """The active compressors that act at one stage, in order."""
         return tuple(compressor for compressor in self.active if isinstance(compressor, stage))
 

@@ -6,7 +6,7 @@ Pure index arithmetic on one prompt, on the CPU; `entry.py` carries it out on th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -104,6 +104,22 @@ def untouched(prompt: Prompt) -> Arrangement:
         medium[each.visual] = index
         slot[each.visual] = np.arange(len(each.visual))
     return Arrangement(np.arange(len(prompt)), medium, slot)
+
+
+def in_order(arrangement: Arrangement) -> tuple[Arrangement, list[Int[np.ndarray, " m"]]]:
+    """Numbers each medium's slots as they stand in the sequence; also gives the numbers they had, in that order."""
+    slot, before = arrangement.slot.copy(), []
+    for medium in range(int(arrangement.medium.max()) + 1):
+        mine = arrangement.medium == medium
+        before.append(slot[mine])
+        slot[mine] = np.arange(len(before[-1]))
+    return replace(arrangement, slot=slot), before
+
+
+def advance(prompt: Prompt, arrangement: Arrangement, move: Move) -> tuple[Arrangement, Int[np.ndarray, " s"]]:
+    """One more move on a sequence; and which of its tokens the new one consists of."""
+    after = _apply(prompt, arrangement, move)
+    return after, after.edits[-1][0]
 
 
 def arrange(prompt: Prompt, moves: Sequence[Move]) -> Arrangement:

@@ -158,17 +158,24 @@ class ModelCosts:
         """The LLM reading `tokens` tokens and predicting the next one."""
         return self.prefill_layers([tokens] * self.num_layers)
 
-    def prefill_layers(self, lengths: Sequence[int], after_attention: Sequence[int] | None = None) -> int:
+    def prefill_layers(
+        self, lengths: Sequence[int], after_attention: Sequence[int] | None = None, rotated: int | None = None
+    ) -> int:
         """The LLM reading a prompt of which it loses tokens on the way.
 
         Args:
             lengths: Tokens that each layer's attention reads.
             after_attention: Tokens that are left behind each layer's attention; None where none go there.
+            rotated: Tokens whose rotary embedding is computed; None: those that the first layer reads.
         """
-        rest, attention, others = self._decoder
-        flops = rest(lengths[0], lengths[0])  # rotary embedding of the whole prompt, and the head on its last token
+        _, attention, others = self._decoder
+        flops = self.head + self.rotary(lengths[0] if rotated is None else rotated)
         flops += sum(layer(n, n) for layer, n in zip(attention, lengths, strict=True))
         return flops + sum(layer(n, n) for layer, n in zip(others, after_attention or lengths, strict=True))
+
+    def rotary(self, tokens: int) -> int:
+        """The rotary embedding of so many positions."""
+        return self._decoder[0].b * tokens
 
     @property
     def head(self) -> int:

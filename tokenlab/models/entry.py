@@ -36,12 +36,12 @@ class Rewrite:
 
 
 @contextmanager
-def reduced_prompts(decoder: nn.Module, rewrites: Sequence[Rewrite]) -> Iterator[None]:
+def reduced_prompts(decoder: nn.Module, rewrites: Sequence[Rewrite]) -> Iterator[Entry]:
     """While active, `decoder` reads the rewritten prompts of a left-padded batch; hooks go on any way out."""
-    entry = _Entry(rewrites)
+    entry = Entry(rewrites)
     handle = decoder.register_forward_pre_hook(entry, with_kwargs=True)
     try:
-        yield
+        yield entry
     finally:
         handle.remove()
 
@@ -61,7 +61,7 @@ def after_first_call(module: nn.Module, callback: Callable[[], None]) -> Iterato
         handle.remove()
 
 
-class _Entry:
+class Entry:
     """The pre-hook; one object a call of `generate`."""
 
     def __init__(self, rewrites: Sequence[Rewrite]) -> None:
@@ -71,13 +71,16 @@ class _Entry:
         self.positions = torch.empty(0)  # [(r,) b, 1], of the last token
 
     def __call__(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """What the decoder reads instead of what it was given."""
         embeddings = kwargs["inputs_embeds"]
         kwargs = dict(kwargs)
         if self.mask is None:
             padded = embeddings.shape[1]
             index, self.mask = self._index(padded, embeddings.device)
             kwargs["inputs_embeds"] = self._reduce(embeddings, index)
-            positions = self._positions(kwargs.get("position_ids"), padded).to(embeddings.device)
+            self.untouched = self._untouched(kwargs.get("position_ids"), padded)
+            arrangements = [rewrite.arrangement for rewrite in self.rewrites]
+            positions = self.batch_positions(arrangements, self.longest).to(embeddings.device)
             if kwargs.get("deepstack_visual_embeds") is not None:
                 kwargs.update(self._deepstack(kwargs, index))
         else:
@@ -116,19 +119,22 @@ class _Entry:
         places = places + self.longest - len(arrangement)
         return torch.from_numpy(places).to(device), torch.from_numpy(slots).to(device)
 
-    def _positions(self, original: Tensor | None, padded: int) -> Int[Tensor, "*axes b r"]:
-        """Position ids of the reduced batch, in the form in which the untouched ones came."""
-        batch = len(self.rewrites)
-        given = None if original is None else original.cpu().numpy()
-        rows = 1 if given is None or given.ndim == 2 else given.shape[0]
-        reduced = np.zeros((rows, batch, self.longest), dtype=np.int64)
-        for row, rewrite in enumerate(self.rewrites):
-            if given is None:
-                own = np.arange(len(rewrite.prompt))[None]
-            else:
-                own = given.reshape(rows, -1, padded)[:, row % given.shape[-2], padded - len(rewrite.prompt) :]
-            start = self.longest - len(rewrite.arrangement)
-            reduced[:, row, start:] = rewrite.arrangement.positions(rewrite.prompt, own)
+    def _untouched(self, original: Tensor | None, padded: int) -> list[Int[np.ndarray, "r l"]]:
+        """Position ids of each untouched prompt."""
+        if original is None:
+            return [np.arange(len(rewrite.prompt))[None] for rewrite in self.rewrites]
+        given = original.cpu().numpy()
+        given = given.reshape(1 if given.ndim == 2 else given.shape[0], -1, padded)
+        return [
+            given[:, row % given.shape[1], padded - len(rewrite.prompt) :] for row, rewrite in enumerate(self.rewrites)
+        ]
+
+    def batch_positions(self, arrangements: Sequence[Arrangement], longest: int) -> Int[Tensor, "*axes b r"]:
+        """Position ids of a left-padded batch of what is left, in the form in which the untouched ones came."""
+        rows = self.untouched[0].shape[0]
+        reduced = np.zeros((rows, len(arrangements), longest), dtype=np.int64)
+        for row, (arrangement, rewrite) in enumerate(zip(arrangements, self.rewrites, strict=True)):
+            reduced[:, row, longest - len(arrangement) :] = arrangement.positions(rewrite.prompt, self.untouched[row])
         return torch.from_numpy(reduced if rows > 1 else reduced[0])
 
     def _deepstack(self, kwargs: dict[str, Any], index: Int[Tensor, "b r"]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from tokenlab.compressors.base import TokenCompressor
 from tokenlab.compressors.evidence import (
     FrameScores,
+    LastAttention,
     QuestionEmbeddings,
     TokenEmbeddings,
     TowerAttention,
@@ -155,6 +156,8 @@ class Family:
                 return f"{self.name}'s vision tower has no [CLS] token"
             case TowerAttention() | TowerKeys() | TokenEmbeddings(space="llm") | QuestionEmbeddings(space="llm"):
                 return None
+            case LastAttention():
+                return None
             case FrameScores(space="llm"):
                 return f"{self.name} puts no whole frames into its LLM's space; choose space: clip"
             case TokenEmbeddings() | QuestionEmbeddings() | FrameScores():
@@ -200,7 +203,7 @@ def _qwen(
     )
 
 
-SUPPORTED_STAGES = ("frames", "grid")
+SUPPORTED_STAGES = ("frames", "grid", "layers", "cache")
 
 FAMILIES: dict[str, Family] = {
     "llava": Family(

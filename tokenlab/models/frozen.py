@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tokenlab.compressors.base import FrameSelection, FrameView, GridReduction, GridView, seeded_generator
+from tokenlab.compressors.base import (
+    CacheReduction,
+    FrameSelection,
+    FrameView,
+    GridReduction,
+    GridView,
+    LayerReduction,
+    seeded_generator,
+)
 from tokenlab.compressors.evidence import FrameScores, QuestionEmbeddings, TokenEmbeddings
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.data.samples import Clip, Frames, Sample
@@ -23,6 +32,7 @@ from tokenlab.models.auxiliary import AuxiliaryClip, check_auxiliary
 from tokenlab.models.encoding import Encoded, encode, synchronise
 from tokenlab.models.entry import Rewrite, after_first_call, reduced_prompts
 from tokenlab.models.families import family_of
+from tokenlab.models.layers import Passage, reductions_inside
 from tokenlab.models.loading import load_config, load_model, load_processor
 from tokenlab.models.prompts import PromptWriter
 from tokenlab.models.settings import MLLM
@@ -39,6 +49,7 @@ class Request:
     prompt: Prompt
     encoded: Encoded
     rewrite: Rewrite | None  # None: the untouched model
+    passage: Callable[[], Passage] | None  # its way through the LLM, begun anew; None: nothing happens there
     trace: Trace
     encode_milliseconds: float
     compress_milliseconds: float
@@ -131,7 +142,7 @@ class FrozenMLLM(nn.Module):
         clock = time.perf_counter()
         questions, read = self._question(sample.question, pipeline)
         encoded = replace(encoded, tokens=replace(encoded.tokens, evidence={**encoded.tokens.evidence, **questions}))
-        rewrite, reductions = self._reduce_grid(encoded, prompt, sample, pipeline)
+        rewrite, passage, reductions = self._reduce_grid(encoded, prompt, sample, pipeline)
         synchronise(self.model.device)
         compressing = time.perf_counter() - clock
         trace = Trace(
@@ -150,6 +161,7 @@ class FrozenMLLM(nn.Module):
             prompt,
             encoded,
             rewrite,
+            passage,
             trace,
             encoded.milliseconds + evidence,
             1000 * (selecting + compressing),
@@ -185,21 +197,25 @@ class FrozenMLLM(nn.Module):
 
     def _reduce_grid(
         self, encoded: Encoded, prompt: Prompt, sample: Sample, pipeline: Pipeline
-    ) -> tuple[Rewrite | None, list[Step]]:
-        """The visual-token stage: decides, applies, and arranges the sequence that is left."""
+    ) -> tuple[Rewrite | None, Callable[[], Passage] | None, list[Step]]:
+        """The visual-token stage: decides, applies, and arranges the sequence that is left for the LLM."""
+        layers, cache = pipeline.at(LayerReduction), pipeline.at(CacheReduction)
         methods = pipeline.at(GridReduction)
-        if not methods:
-            return None, []
+        if not (methods or layers or cache):
+            return None, None, []
         tokens = encoded.tokens
         steps, moves = [], []
+        generator = partial(seeded_generator, self.seed, uid=sample.uid)
         for method in methods:
-            generator = seeded_generator(self.seed, method.name, sample.uid)
-            reduction = method.reduce_grid(GridView(tokens, sample.question, generator)).check()
+            reduction = method.reduce_grid(GridView(tokens, sample.question, generator(method.name))).check()
             tokens = tokens.reduce(reduction)
             steps.append(Step("grid", method.name, 0, reduction))
             moves.append(Move((reduction,), method.positions, method.separators))
-        composed = reduce(Reduction.then, (step.reduction for step in steps))
-        return Rewrite(prompt, arrange(prompt, moves), (tokens.values,), (composed,)), steps
+        untouched = Reduction.identity(encoded.tokens.num_tokens, tokens.values.device)
+        composed = reduce(Reduction.then, (step.reduction for step in steps), untouched)
+        rewrite = Rewrite(prompt, arrange(prompt, moves), (tokens.values,), (composed,))
+        passage = partial(Passage, rewrite, [tokens], layers, cache, generator)
+        return rewrite, passage if layers or cache else None, steps
 
     def _question(self, question: str, pipeline: Pipeline) -> tuple[dict[Evidence, Tensor], tuple[int, ...]]:
         """The question in every space that some method compares it in, and the lengths of texts CLIP read for it."""
@@ -217,6 +233,7 @@ class FrozenMLLM(nn.Module):
         device = self.model.device
         inputs = self._pad(requests)
         rewrites = [request.rewrite for request in requests if request.rewrite is not None]
+        passages = [request.passage() for request in requests if request.passage is not None]
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         synchronise(device)
@@ -226,20 +243,27 @@ class FrozenMLLM(nn.Module):
             synchronise(device)
             prefilled.append(time.perf_counter())
 
-        with after_first_call(self.model, stop_prefill_clock):
+        decoder = self.model.model.get_decoder()
+        with ExitStack() as stack:
+            stack.enter_context(after_first_call(self.model, stop_prefill_clock))
             if rewrites:
-                with reduced_prompts(self.model.model.get_decoder(), rewrites):
-                    sequences = self._generate(inputs, requests)
-            else:
-                sequences = self._generate(inputs, requests)
+                entry = stack.enter_context(reduced_prompts(decoder, rewrites))
+                if passages:
+                    stack.enter_context(reductions_inside(decoder, entry, passages))
+            sequences = self._generate(inputs, requests)
         synchronise(device)
         prefill, decode = prefilled[0] - started, time.perf_counter() - prefilled[0]
         peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
         self._count_padding(requests)
         share = 1000 / len(requests)
         return [
-            self._read(request, row, prefill * share, decode * share, peak)
-            for request, row in zip(requests, sequences[:, inputs["input_ids"].shape[1] :].tolist(), strict=True)
+            self._read(request, passage, row, prefill * share, decode * share, peak)
+            for request, passage, row in zip(
+                requests,
+                passages or [None] * len(requests),
+                sequences[:, inputs["input_ids"].shape[1] :].tolist(),
+                strict=True,
+            )
         ]
 
     def _generate(self, inputs: dict[str, Tensor], requests: Sequence[Request]) -> Tensor:
@@ -282,7 +306,9 @@ class FrozenMLLM(nn.Module):
         self.tokens_read += max(lengths) * len(lengths)
         self.tokens_padded += max(lengths) * len(lengths) - sum(lengths)
 
-    def _read(self, request: Request, ids: list[int], prefill: float, decode: float, peak: int | None) -> Answer:
+    def _read(
+        self, request: Request, passage: Passage | None, ids: list[int], prefill: float, decode: float, peak: int | None
+    ) -> Answer:
         """One row of the batch, cut after its own end of sequence."""
         ends = self.model.generation_config.eos_token_id
         ends = set(ends if isinstance(ends, list) else [ends])
@@ -292,7 +318,7 @@ class FrozenMLLM(nn.Module):
             request.sample,
             text.strip(),
             tuple(ids[:length]),
-            replace(request.trace, generated_tokens=length),
+            _finished(request.trace, passage, length),
             request.encode_milliseconds,
             request.compress_milliseconds,
             prefill,
@@ -344,3 +370,18 @@ def _untouched(candidates: Frames, selected: Frames, encoded: Encoded, prompt: P
         math.ceil(len(candidates.numbers) / per_step) / steps if len(candidates.numbers) > len(selected.numbers) else 1
     )
     return MediumShape(round(len(medium.visual) * scale), len(medium.separators))
+
+
+def _finished(trace: Trace, passage: Passage | None, generated: int) -> Trace:
+    """The request's trace, with what happened inside the LLM."""
+    trace = replace(trace, generated_tokens=generated)
+    if passage is None:
+        return trace
+    return replace(
+        trace,
+        steps=(*trace.steps, *passage.steps),
+        attention_tokens=tuple(passage.attention),
+        mlp_tokens=tuple(passage.behind),
+        decode_sight=tuple(passage.sight[: generated - 1]),
+        rotated_tokens=passage.rotated,
+    )

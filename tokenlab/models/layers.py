@@ -1,0 +1,450 @@
+"""The hooks inside the LLM: prompts lose tokens from layer to layer, and each layer's cache keeps what that layer read.
+
+They come after the hook at the LLM's entry (`entry.py`), and like it leave `generate` as it is. From the first cut on
+every layer is given the mask and the rotary embedding of its own sequence, at prefill and at every step after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers.masking_utils import create_causal_mask
+
+from tokenlab.compressors.base import CacheReduction, CacheView, LayerReduction, LayerView, Moment, State
+from tokenlab.compressors.evidence import LastAttention
+from tokenlab.models.arrangement import TEXT, Move, advance, in_order
+from tokenlab.models.entry import Entry, Rewrite
+from tokenlab.models.probes import Kernel, last_attention, probed
+from tokenlab.tensors import Evidence, Reduction, Step, VisualTokens
+
+LAST_ATTENTION = LastAttention()
+Generators = Callable[[str], torch.Generator]
+
+
+@dataclass
+class Passage:
+    """One prompt on its way through the LLM.
+
+    Attributes:
+        rewrite: What the LLM's entry made of it.
+        media: For each medium the tokens which are left, in the order of the sequence.
+        layer_methods: What cuts between layers, in order.
+        cache_methods: What narrows the sight of decode steps, in order.
+        generator: Fresh noise for a method, by its name.
+        steps: The reductions applied so far.
+        attention: Tokens that each layer's attention has read at prefill.
+        behind: Tokens that were left behind each layer's attention.
+        sight: For each decode step, how many cached tokens each layer's attention looked at.
+        rotated: Tokens whose rotary embedding was computed anew, at other positions: at prefill, and at each step.
+    """
+
+    rewrite: Rewrite
+    media: list[VisualTokens]
+    layer_methods: tuple[LayerReduction, ...]
+    cache_methods: tuple[CacheReduction, ...]
+    generator: Generators
+    steps: list[Step] = field(default_factory=list)
+    attention: list[int] = field(default_factory=list)
+    behind: list[int] = field(default_factory=list)
+    sight: list[tuple[int, ...]] = field(default_factory=list)
+    rotated: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        """Nothing is cut yet."""
+        self.arrangement, slots = in_order(self.rewrite.arrangement)
+        self.media = [
+            tokens.reduce(Reduction.keep(torch.from_numpy(order).to(tokens.values.device), tokens.num_tokens))
+            for tokens, order in zip(self.media, slots, strict=True)
+        ]
+        self.initial = [tokens.num_tokens for tokens in self.media]
+        self.sources: list[Int[np.ndarray, " s"]] = []  # what each layer's cache holds of the untouched prompt
+        self.states: dict[tuple[str, int], State] = {}
+
+    def visual(self, medium: int) -> Int[np.ndarray, " n"]:
+        """Where a medium's tokens are in the sequence, ascending."""
+        return np.nonzero(self.arrangement.medium == medium)[0]
+
+    def text_after(self) -> tuple[int, int]:
+        """The span of the text behind the last medium."""
+        visual = np.nonzero(self.rewrite.prompt.run[self.arrangement.source] != TEXT)[0]
+        return int(visual[-1]) + 1, len(self.arrangement)
+
+    def look(
+        self, method: LayerReduction, layer: int, num_layers: int, moment: Moment, riders: Riders
+    ) -> list[Reduction]:
+        """What a method decides about each medium."""
+        decisions = []
+        for medium, tokens in enumerate(self.media):
+            device = riders.hidden.device
+            evidence = dict(tokens.evidence)
+            if riders.attention is not None:
+                evidence[LAST_ATTENTION] = riders.attention
+            view = LayerView(
+                layer=layer,
+                num_layers=num_layers,
+                moment=moment,
+                hidden=riders.hidden,
+                visual=torch.from_numpy(self.visual(medium)).to(device),
+                places=tokens.places,
+                tag=tokens.tag,
+                initial=self.initial[medium],
+                text_after=self.text_after(),
+                evidence=evidence,
+                generator=self.generator(method.name),
+            )
+            reduction, self.states[method.name, medium] = method.reduce_layer(
+                view, self.states.get((method.name, medium))
+            )
+            decisions.append(reduction.check())
+            self.steps.append(Step("layers", method.name, medium, reduction, layer))
+        return decisions
+
+    def cut(self, method: LayerReduction, decisions: Sequence[Reduction], riders: Riders) -> Riders:
+        """Carries a method's decisions out on the sequence and on all that rides along."""
+        before = [self.visual(medium) for medium in range(len(self.media))]
+        move = Move(tuple(decisions), method.positions, method.separators)
+        self.arrangement, chosen = advance(self.rewrite.prompt, self.arrangement, move)
+        ordered, slots = in_order(self.arrangement)
+        riders = riders.choose(chosen)
+        for medium, (decision, order) in enumerate(zip(decisions, slots, strict=True)):
+            place = Reduction.keep(torch.from_numpy(order).to(riders.hidden.device), decision.num_outputs)
+            if decision.merges:
+                after = np.nonzero(self.arrangement.medium == medium)[0]
+                riders.merge(decision, before[medium], after, order)
+            self.media[medium] = self.media[medium].reduce(decision).reduce(place)
+        self.arrangement = ordered
+        return riders
+
+
+@dataclass
+class Riders:
+    """What is cut together: one prompt's hidden states, what later layers will add to them, and who attends to them."""
+
+    hidden: Float[Tensor, "s d"]
+    added: list[Float[Tensor, "s d"]]
+    attention: Float[Tensor, " s"] | None
+    column: Int[np.ndarray, " s"]  # where each token stood in the padded batch before the cut
+    original: Riders | None = None  # as it was before the latest method
+
+    def choose(self, index: Int[np.ndarray, " m"]) -> Riders:
+        """The tokens of an index; what is merged comes later."""
+        where = torch.from_numpy(index).to(self.hidden.device)
+        attention = None if self.attention is None else self.attention[where]
+        return Riders(self.hidden[where], [x[where] for x in self.added], attention, self.column[index], self)
+
+    def merge(self, reduction: Reduction, before: np.ndarray, after: np.ndarray, order: np.ndarray) -> None:
+        """Writes merged values: the medium's tokens were at `before` and are at `after`, in this order of slots."""
+        assert self.original is not None
+        old, new, slots = (torch.from_numpy(x).to(self.hidden.device) for x in (before, after, order))
+        for mine, source in zip([self.hidden, *self.added], [self.original.hidden, *self.original.added], strict=True):
+            mine[new] = reduction.apply(source[old])[slots]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A left-padded batch as some layers read it.
+
+    Attributes:
+        mask: Which of its columns are tokens.
+        last: Position ids of the last column.
+        rotary: Cosines and sines of its positions; None where they are those of the LLM's entry.
+        moved: Whether positions were renumbered after the LLM's entry.
+    """
+
+    mask: Int[Tensor, "b s"]
+    last: Int[Tensor, "*axes b 1"]
+    rotary: tuple[Tensor, Tensor] | None = None
+    moved: bool = False
+
+
+@contextmanager
+def reductions_inside(decoder: nn.Module, entry: Entry, passages: Sequence[Passage]) -> Iterator[None]:
+    """While active, the decoder's layers cut a batch as the passages' methods say; hooks go on any way out."""
+    walk = _Walk(decoder, entry, passages)
+    with ExitStack() as stack:
+        stack.callback(decoder.register_forward_pre_hook(walk.enter, with_kwargs=True).remove)
+        for index, module in enumerate(walk.layers):
+            layer: Any = module
+            stack.callback(layer.register_forward_pre_hook(partial(walk.before, index), with_kwargs=True).remove)
+            stack.callback(layer.register_forward_hook(partial(walk.behind, index)).remove)
+            if index in walk.cut_after:
+                norm, mlp = layer.post_attention_layernorm, layer.mlp
+                stack.callback(norm.register_forward_pre_hook(partial(walk.between, index)).remove)
+                stack.callback(mlp.register_forward_hook(walk.fed).remove)
+            listening = [partial(walk.listen, index)] if index in walk.listened else []
+            narrowing = partial(walk.narrow, index) if index >= walk.first_cache_layer else None
+            if listening or narrowing:
+                stack.enter_context(probed(layer.self_attn, listening, narrowing))
+        yield
+    moved = len({id(columns) for columns in walk.read if columns.moved})
+    for passage in passages:
+        passage.rotated = (passage.rotated[0], moved)
+
+
+class _Walk:
+    """One call of `generate`; all its prompts come from the same pipeline."""
+
+    def __init__(self, decoder: nn.Module, entry: Entry, passages: Sequence[Passage]) -> None:
+        self.decoder, self.entry, self.passages = decoder, entry, passages
+        stack: Any = decoder.layers
+        self.layers: list[nn.Module] = list(stack)
+        depth = len(self.layers)
+        self.layer_methods, self.cache_methods = passages[0].layer_methods, passages[0].cache_methods
+        self.points = [set(method.points(depth)) for method in self.layer_methods]
+        self.cut_after = {layer for points in self.points for layer, moment in points if moment == "after_attention"}
+        self.cache_points = [set(method.cache_layers(depth)) for method in self.cache_methods]
+        self.first_cache_layer = min((layer for points in self.cache_points for layer in points), default=depth)
+        self.heard_at_prefill, self.heard_at_decode = self._listened()
+        self.listened = self.heard_at_prefill | self.heard_at_decode
+        self.step = -1  # 0: prefill
+        self.read: list[Columns] = []  # by layer, at prefill
+        self.deepstack: list[Tensor] = []  # what is still to be added behind each layer, text included (zeros)
+
+    def _listened(self) -> tuple[set[int], set[int]]:
+        prefill = {
+            layer if moment == "after_attention" else layer - 1
+            for method, points in zip(self.layer_methods, self.points, strict=True)
+            for layer, moment in points
+            if LAST_ATTENTION in method.needs()
+        }
+        decode = {
+            layer - 1
+            for method, layers in zip(self.cache_methods, self.cache_points, strict=True)
+            for layer in layers
+            if LAST_ATTENTION in method.needs()
+        }
+        return prefill, decode
+
+    def enter(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """What the decoder is about to read; the features of DeepStack are added here, as the layers get shorter."""
+        self.step += 1
+        self.heard: dict[int, Tensor] = {}
+        self.prepared: dict[int, dict[str, Any]] = {}
+        self.hidden_sources = [np.empty(0, dtype=np.int64) for _ in self.passages]
+        if self.step == 0:
+            positions = kwargs["position_ids"]
+            self.columns = Columns(kwargs["attention_mask"], positions[..., -1:])
+            if (features := kwargs.get("deepstack_visual_embeds")) is not None:
+                visual = kwargs["visual_pos_masks"]
+                kwargs = {**kwargs, "deepstack_visual_embeds": None, "visual_pos_masks": None}
+                for feature in features:
+                    dense = kwargs["inputs_embeds"].new_zeros(kwargs["inputs_embeds"].shape)
+                    dense[visual] = feature.to(dense)
+                    self.deepstack.append(dense)
+        else:
+            for passage in self.passages:
+                passage.sight.append(())
+        return args, kwargs
+
+    def before(self, index: int, layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """At a layer's entry: cuts at prefill, narrows at decode, and gives the layer what belongs to its sequence."""
+        given, kwargs = bool(args), dict(kwargs)
+        hidden = args[0] if given else kwargs["hidden_states"]
+        if self.step == 0:
+            if self.columns.rotary is None:
+                self.rotary = kwargs["position_embeddings"]
+            hidden = self.reduce(hidden, index, "before_attention")
+            self.read.append(self.columns)
+            for passage in self.passages:
+                passage.attention.append(len(passage.arrangement))
+                passage.sources.append(passage.arrangement.source)
+        else:
+            self.choose_sight(index)
+        if self.read[index].rotary is not None:
+            kwargs.update(self.prepare(index, hidden, kwargs))
+        if given:
+            return (hidden, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": hidden}
+
+    def prepare(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Mask, positions and rotary embedding of a layer whose sequence is shorter than the first one's."""
+        columns = self.read[index]
+        key = id(columns)
+        config: Any = self.decoder.config
+        if key not in self.prepared:
+            mask = columns.mask
+            if self.step:
+                mask = torch.cat([mask, mask.new_ones(len(mask), self.step)], dim=1)
+            self.prepared[key] = {
+                "attention_mask": create_causal_mask(
+                    config=config,
+                    inputs_embeds=hidden,
+                    attention_mask=mask,
+                    past_key_values=kwargs["past_key_values"],
+                    layer_idx=index,
+                ),
+                "position_embeddings": columns.rotary,
+            }
+            if self.step:
+                self.prepared[key]["position_embeddings"] = kwargs["position_embeddings"]
+                if columns.moved:
+                    self.prepared[key]["position_embeddings"] = self.rotate(hidden, columns.last + self.step)
+        return self.prepared[key]
+
+    def rotate(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines; M-RoPE has a fourth row, of plain text positions, which is not rotated by."""
+        return self.decoder.rotary_emb(hidden, positions if positions.ndim == 2 else positions[-3:])
+
+    def listen(self, index: int, query: Tensor, key: Tensor, scaling: float) -> None:
+        """Keeps what the last token pays the others."""
+        if index in (self.heard_at_decode if self.step else self.heard_at_prefill):
+            mask = self.read[index].mask
+            mask = torch.cat([mask, mask.new_ones(len(mask), key.shape[2] - mask.shape[1])], dim=1)
+            self.heard[index] = last_attention(query, key, scaling, mask)
+
+    # --- prefill ---------------------------------------------------------------------------------------------------
+
+    def reduce(self, hidden: Float[Tensor, "b s d"], layer: int, moment: Moment) -> Float[Tensor, "b r d"]:
+        """All methods that look at this point, one after the other."""
+        places = [place for place, points in enumerate(self.points) if (layer, moment) in points]
+        if not places:
+            return hidden
+        heard = self.heard.get(layer if moment == "after_attention" else layer - 1)
+        batch = [self.rider(hidden, row, heard) for row in range(len(self.passages))]
+        for place in places:
+            for row, passage in enumerate(self.passages):
+                method = passage.layer_methods[place]
+                decisions = passage.look(method, layer, len(self.layers), moment, batch[row])
+                batch[row] = passage.cut(method, decisions, batch[row])
+        moved = any(self.layer_methods[place].positions == "renumber" for place in places)
+        self.deepstack = [_pad([riders.added[k] for riders in batch]) for k in range(len(self.deepstack))]
+        hidden = _pad([riders.hidden for riders in batch])
+        self.columns = self.cut_columns(batch, hidden, moved)
+        return hidden
+
+    def rider(self, hidden: Tensor, row: int, heard: Tensor | None) -> Riders:
+        """One prompt without its padding."""
+        length = len(self.passages[row].arrangement)
+        attention = None if heard is None else heard[row, -length:]
+        column = np.arange(hidden.shape[1] - length, hidden.shape[1])
+        return Riders(hidden[row, -length:], [x[row, -length:] for x in self.deepstack], attention, column)
+
+    def cut_columns(self, batch: Sequence[Riders], hidden: Tensor, moved: bool) -> Columns:
+        """Mask and rotary embedding of the batch that is left; where positions are kept, columns of what there was."""
+        longest, device = hidden.shape[1], hidden.device
+        index = np.zeros((len(batch), longest), dtype=np.int64)
+        mask = np.zeros_like(index)
+        for row, riders in enumerate(batch):
+            start = longest - len(riders.column)
+            index[row, start:], mask[row, start:] = riders.column, 1
+        if moved:
+            positions = self.entry.batch_positions([passage.arrangement for passage in self.passages], longest)
+            rotary = self.rotate(hidden, positions.to(device))
+            for passage in self.passages:
+                passage.rotated = (passage.rotated[0] + len(passage.arrangement), 0)
+            return Columns(torch.from_numpy(mask).to(device), positions[..., -1:].to(device), rotary, True)
+        where = torch.from_numpy(index).to(device)
+        cosines, sines = (_take(part, where) for part in self.columns.rotary or self.rotary)
+        return Columns(torch.from_numpy(mask).to(device), self.columns.last, (cosines, sines), self.columns.moved)
+
+    def between(self, index: int, _: nn.Module, args: tuple) -> tuple | None:
+        """Between attention and MLP: the MLP reads what the cut leaves."""
+        if self.step:
+            return None
+        self.residual = self.reduce(args[0], index, "after_attention")
+        return (self.residual, *args[1:])
+
+    def fed(self, _: nn.Module, __: tuple, output: Tensor) -> Tensor | None:
+        """The layer would add the MLP's output to its uncut residual; `behind` adds it to the cut one."""
+        if self.step:
+            return None
+        self.mlp_output = output
+        return output.new_zeros(1)
+
+    def behind(self, index: int, _: nn.Module, __: tuple, output: Tensor) -> Tensor | None:
+        """At a layer's end: its true output, where it was cut in the middle, and what DeepStack adds."""
+        if self.step:
+            return None
+        for passage in self.passages:
+            passage.behind.append(len(passage.arrangement))
+        if index in self.cut_after:
+            output = self.residual + self.mlp_output
+        if self.deepstack:
+            output = output + self.deepstack.pop(0)
+        return output
+
+    # --- decode ----------------------------------------------------------------------------------------------------
+
+    def choose_sight(self, index: int) -> None:
+        """Asks the methods on the cache what this layer and those above it look at in this step."""
+        for row, passage in enumerate(self.passages):
+            for method, layers in zip(passage.cache_methods, self.cache_points, strict=True):
+                if index in layers:
+                    self.hide(passage, row, method, index)
+            cached = passage.attention[index] + self.step - 1
+            unseen = int(np.isin(passage.sources[index], self.hidden_sources[row]).sum())
+            passage.sight[-1] = (*passage.sight[-1], cached - unseen)
+
+    def hide(self, passage: Passage, row: int, method: CacheReduction, index: int) -> None:
+        """One method's choice for one prompt."""
+        source = passage.sources[index]
+        alive = ~np.isin(source, self.hidden_sources[row])
+        for medium, where in enumerate(passage.rewrite.prompt.media):
+            visual = np.nonzero(np.isin(source, where.visual) & alive)[0]
+            view = CacheView(
+                layer=index,
+                num_layers=len(self.layers),
+                step=self.step,
+                visual=torch.from_numpy(visual).to(self.read[index].mask.device),
+                evidence=self.heard_at(index, row, source),
+                generator=passage.generator(method.name),
+            )
+            reduction, passage.states[method.name, medium] = method.reduce_cache(
+                view, passage.states.get((method.name, medium))
+            )
+            kept = np.zeros(len(visual), dtype=bool)
+            kept[reduction.check().anchor.cpu().numpy()] = True
+            self.hidden_sources[row] = np.concatenate([self.hidden_sources[row], source[visual[~kept]]])
+
+    def heard_at(self, index: int, row: int, source: Int[np.ndarray, " s"]) -> dict[Evidence, Tensor]:
+        """The step's attention in the layer before, at the tokens which this layer's cache holds."""
+        if (heard := self.heard.get(index - 1)) is None:
+            return {}
+        below = self.passages[row].sources[index - 1]
+        own = heard[row, -(len(below) + self.step) :]
+        where = np.concatenate([np.searchsorted(below, source), len(below) + np.arange(self.step)])
+        return {LAST_ATTENTION: own[torch.from_numpy(where).to(own.device)]}
+
+    def narrow(self, index: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Kernel:
+        """Cuts keys and values of one step down to what it looks at; the cache itself stays."""
+        if self.step == 0 or not any(map(len, self.hidden_sources)):
+            return key, value, mask
+        batch, total = key.shape[0], key.shape[2]
+        seen = []
+        for passage, hidden in zip(self.passages, self.hidden_sources, strict=True):
+            source = passage.sources[index]
+            start = total - self.step - len(source)
+            seen.append(
+                np.concatenate([start + np.nonzero(~np.isin(source, hidden))[0], np.arange(total - self.step, total)])
+            )
+        longest = max(map(len, seen))
+        columns, valid = np.zeros((2, batch, longest), dtype=np.int64)
+        for row, each in enumerate(seen):
+            columns[row, longest - len(each) :], valid[row, longest - len(each) :] = each, 1
+        where = torch.from_numpy(columns).to(key.device)[:, None, :, None]
+        key, value = (x.gather(2, where.expand(-1, x.shape[1], -1, x.shape[3])) for x in (key, value))
+        padding = torch.from_numpy(valid == 0).to(key.device)[:, None, None]
+        if not padding.any():
+            return key, value, None
+        blocked = torch.finfo(query.dtype).min
+        return key, value, torch.zeros_like(padding, dtype=query.dtype).masked_fill(padding, blocked)
+
+
+def _pad(rows: Sequence[Float[Tensor, "_ d"]]) -> Float[Tensor, "b s d"]:
+    """One batch, padded on the left."""
+    longest = max(row.shape[0] for row in rows)
+    return torch.stack([nn.functional.pad(row, (0, 0, longest - row.shape[0], 0)) for row in rows])
+
+
+def _take(part: Float[Tensor, "*axes b s e"], index: Int[Tensor, "b r"]) -> Float[Tensor, "*axes b r e"]:
+    """Columns of cosines or sines, row by row; those of one row may stand for all."""
+    part = part.expand(*part.shape[:-3], index.shape[0], *part.shape[-2:])
+    return part.gather(-2, index[..., None].expand(*part.shape[:-2], -1, part.shape[-1]))
