@@ -9,7 +9,7 @@ from tokenlab.shapes import llava_training, network
 from tokenlab.shapes.caches import tower_features
 from tokenlab.shapes.clip_training import to_pixels
 from tokenlab.shapes.measure import messages
-from tokenlab.shapes.packing import PackedText, packed_logits, prompt_length
+from tokenlab.shapes.packing import PackedText, packed_hidden, prompt_length, readout
 from tokenlab.shapes.world import Scene, render
 
 SHIPPED = Path(tokenlab.shapes.__file__).parent / "checkpoint"
@@ -87,19 +87,20 @@ def test_packed_questions_get_the_logits_of_single_prompts(video: object) -> Non
         torch.tensor([[*range(len(texts[0])), *range(len(texts[1]))]]),
     )
     with torch.inference_mode():
-        packed = packed_logits(
+        hidden = packed_hidden(
             llava,
             torch.from_numpy(tower_features(clip, shown)).float(),
             llava_training.OPENING,
             torch.tensor([[llava_training.WORD_IDS[f"f{frame}"] for frame in frames]]),
             text,
         )
+        packed = readout(llava, hidden[-1])
         for words, logits in zip(texts, packed[0].split([len(words) for words in texts]), strict=True):
             inputs = prompt(network.llava_processor(), video, frames)
             start = prompt_length(len(frames))
             inputs["input_ids"] = torch.cat([inputs["input_ids"][:, :start], torch.tensor([words])], 1)
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
             single = llava(**inputs).logits[0, start:]
-            # Cached features are rounded to bfloat16 on the way.
-            assert torch.allclose(logits, single, atol=0.05)
+            # Cached features are rounded to half precision on the way.
+            assert torch.allclose(logits, single, atol=0.02)
             assert logits.std() > 0.5

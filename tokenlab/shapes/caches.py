@@ -76,7 +76,6 @@ def tower_features(
     clip: CLIPModel, videos: UInt8[np.ndarray, "videos frames 64 64 3"]
 ) -> Float16[np.ndarray, "videos frames patches width"]:
     """The feature layer without [CLS]."""
-    with torch.autocast("cpu", torch.bfloat16):
-        seen = clip.vision_model(to_pixels(videos.reshape(-1, SIZE, SIZE, 3)), output_hidden_states=True)
+    seen = clip.vision_model(to_pixels(videos.reshape(-1, SIZE, SIZE, 3)), output_hidden_states=True)
     features = seen.hidden_states[FEATURE_LAYER][:, 1:]
     return features.half().numpy().reshape(*videos.shape[:2], *features.shape[1:])

@@ -11,9 +11,6 @@ from transformers import LlavaForConditionalGeneration
 
 from tokenlab.shapes.network import GRID
 
-QUERY_BLOCK = 4 * (GRID**2 + 1)
-"""Queries attend block by block, each to the keys up to its own end: nearly half of the causal square is never made."""
-
 
 @dataclass
 class PackedText:
@@ -41,14 +38,14 @@ def prompt_length(num_frames: int) -> int:
     return 2 + num_frames * (GRID**2 + 1)
 
 
-def packed_logits(
+def packed_hidden(
     llava: LlavaForConditionalGeneration,
     features: Float[Tensor, "videos frames patches width"],
     opening: Int[Tensor, " 2"],
     timestamps: Int[Tensor, "videos frames"],
     text: PackedText,
-) -> Float[Tensor, "videos length words"]:
-    """Next-word logits of every text as if it alone followed the video.
+) -> list[Float[Tensor, "videos _ hidden"]]:
+    """What each layer leaves: of the video and then of every text, as if it alone followed; at last of the texts alone.
 
     Texts see the video and themselves, not each other, and all start at the position right after the video.
     """
@@ -57,13 +54,28 @@ def packed_logits(
     start = prefix.shape[1]
     hidden = torch.cat([prefix, language.embed_tokens(text.words)], 1)
     positions = torch.cat([torch.arange(start).expand(len(prefix), -1), start + text.places], 1)
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
-    rotation = tuple(part.to(dtype) for part in language.rotary_emb(hidden, positions))
+    rotation = language.rotary_emb(hidden, positions)
     hidden_words = text.hidden_words()
     last = len(language.layers) - 1
+    left = []
     for index, layer in enumerate(language.layers):
         hidden = _layer(layer, hidden, rotation, start, hidden_words, text_only=index == last)
-    return llava.lm_head(language.norm(hidden))
+        left.append(hidden)
+    return left
+
+
+def readout(
+    llava: LlavaForConditionalGeneration, hidden: Float[Tensor, "*places hidden"]
+) -> Float[Tensor, "*places words"]:
+    """Which word a hidden state would predict if the layers ended there."""
+    return llava.lm_head(llava.model.language_model.norm(hidden))
+
+
+def patches_of(
+    hidden: Float[Tensor, "videos _ hidden"], num_frames: int
+) -> Float[Tensor, "videos frames patches hidden"]:
+    """The part of a layer's output that belongs to patches, not to words."""
+    return hidden[:, 2 : prompt_length(num_frames)].unflatten(1, (num_frames, GRID**2 + 1))[:, :, 1:]
 
 
 def _prefix(
@@ -86,9 +98,12 @@ def _layer(
     key, value = (_heads(x(normed), attention.head_dim) for x in (attention.k_proj, attention.v_proj))
     query = _heads(attention.q_proj(wanted), attention.head_dim)
     key = _rotate(key, rotation, 0)
-    query = _rotate(query, rotation, start if text_only else 0) * attention.scaling
-    text = _text_attention(query[:, :, start - key.shape[2] :], key, value, start, hidden_words)
-    mixed = text if text_only else torch.cat([_causal_attention(query, key, value, start), text], 2)
+    query = _rotate(query, rotation, start if text_only else 0)
+    mixed = _text_attention(query[:, :, start - key.shape[2] :] * attention.scaling, key, value, start, hidden_words)
+    if not text_only:
+        asks, keys, values = (part[:, :, :start] for part in (query, key, value))
+        seen = F.scaled_dot_product_attention(asks, keys, values, is_causal=True, scale=attention.scaling)
+        mixed = torch.cat([seen, mixed], 2)
     hidden = hidden[:, start:] if text_only else hidden
     hidden = hidden + attention.o_proj(mixed.transpose(1, 2).flatten(2))
     return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
@@ -102,18 +117,6 @@ def _rotate(x: Tensor, rotation: tuple, start: int) -> Tensor:
     cos, sin = (part[:, None, start:] for part in rotation)
     low, high = x.chunk(2, -1)
     return x * cos + torch.cat([-high, low], -1) * sin
-
-
-def _causal_attention(query: Tensor, key: Tensor, value: Tensor, length: int) -> Tensor:
-    """Plain attention among the video's tokens: on a CPU the fused kernel's backward pass takes twice as long."""
-    mixed = []
-    for begin in range(0, length, QUERY_BLOCK):
-        end = min(begin + QUERY_BLOCK, length)
-        scores = query[:, :, begin:end] @ key[:, :, :end].transpose(-1, -2)
-        future = torch.ones(end - begin, end - begin, dtype=torch.bool).triu(1)
-        scores = scores.masked_fill(F.pad(future, (begin, 0)), float("-inf"))
-        mixed.append(scores.softmax(-1) @ value[:, :, :end])
-    return torch.cat(mixed, 2)
 
 
 def _text_attention(query: Tensor, key: Tensor, value: Tensor, start: int, hidden_words: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ TYPES = (
     "first",
     "last",
 )
-TRAINING_TYPES = ("caption", "frame", "list")
+TRAINING_TYPES = ("caption", "frame", "moment", "list")
 ALL_FRAMES = tuple(range(1, NUM_FRAMES + 1))
 
 VERBS = {"moves": "move", "appears": "appear", "disappears": "disappear", "changes": "change colour"}
@@ -148,10 +148,30 @@ def _training(scene: Scene, frames: Sequence[int], seen: Seen) -> list[Question]
         text = f"at what frame does the {thing.name} {VERBS[thing.event]} ?"
         found.append(Question(text, f"f{after}", "frame"))
         found.append(Question(f"what happens at f{after} ?", f"{thing.shape} {thing.event}", "frame"))
+    found += _moments(scene, frames, seen)
     order = _in_order(scene, seen)
     if order is not None:
         story = " ".join(f"f{seen[thing][1]} {thing.shape} {thing.event}" for thing in order)
         found.append(Question(CAPTION_PROMPT, story, "caption"))
+    return found
+
+
+def _moments(scene: Scene, frames: Sequence[int], seen: Seen) -> list[Question]:
+    """Single frames of what changes in the video: to answer, a model must find a frame, and compare it with others."""
+    eventful = {after for _, after in seen.values()}
+    found = [
+        Question(f"what happens at f{frame} ?", "stays", "moment") for frame in frames[1:] if frame not in eventful
+    ]
+    for thing in seen:
+        for frame in frames:
+            state = thing.state(frame)
+            if state is None:
+                continue
+            if thing.event == "moves":
+                text = f"where is the {thing.name} at f{frame} ?"
+                found.append(Question(text, quadrant(state.x, state.y), "moment"))
+            if thing.event == "changes":
+                found.append(Question(f"what colour is the {thing.shape} at f{frame} ?", state.colour, "moment"))
     return found
 
 

@@ -2,7 +2,8 @@
 
 Videos are rendered and sent through H.264, a CLIP learns from their frames, and a LLaVA on its frozen tower learns to
 answer. Everything follows from the seed; an interrupted run goes on with --resume. Where other programs want the same
-cores, set OMP_WAIT_POLICY=PASSIVE.
+cores, set OMP_WAIT_POLICY=PASSIVE; MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ of some 4000000000 keep the C
+library from giving memory back at every step.
 """
 
 import argparse
@@ -61,12 +62,12 @@ FULL = Plan(
     questions_per_video=3,
     clip=Schedule(1600, 1.5e-3),
     clip_frames=64,
-    llava=Schedule(2800, 1.5e-3),
+    llava=Schedule(3600, 1.5e-3),
     phases=(
         Phase(250, 1, 1, 1.0, 24, lists=2.0),
         Phase(500, 2, 4, 0.0, 48),
         Phase(900, 2, 8, 0.0, 72),
-        Phase(2800, 2, NUM_FRAMES, 0.5, 96),
+        Phase(3600, 2, NUM_FRAMES, 0.5, 80),
     ),
     validate_every=300,
 )

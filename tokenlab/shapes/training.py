@@ -118,8 +118,7 @@ def _optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
 
 
 def _update(model: nn.Module, optimizer: torch.optim.Optimizer, loss_at: Callable[[int], Tensor], step: int) -> float:
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = loss_at(step)
+    loss = loss_at(step)
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
