@@ -49,7 +49,7 @@ class Inside:
         paid = paid_by_last = None
         for number, (layer, twin) in enumerate(zip(decoder.layers, eager.layers, strict=True)):
             walk = (number, len(decoder.layers), initial, states)
-            prompt, tokens = self.cut(prompt, tokens, original, (*walk, "before_attention"), paid)
+            prompt, tokens, paid = self.cut(prompt, tokens, original, (*walk, "before_attention"), paid)
             if answer and (deciding := self.cache_methods(number, len(decoder.layers))):
                 narrowed = True
                 if len(self.unseen) < len(answer):
@@ -64,7 +64,7 @@ class Inside:
             hidden = (hidden + attended)[0]
             set_values(prompt, hidden)
             tail = hidden[len(prompt) :]
-            prompt, tokens = self.cut(prompt, tokens, original, (*walk, "after_attention"), paid)
+            prompt, tokens, paid = self.cut(prompt, tokens, original, (*walk, "after_attention"), paid)
             hidden = torch.cat([torch.stack([token.value for token in prompt]), tail])[None]
             hidden = (hidden + layer.mlp(layer.post_attention_layernorm(hidden)))[0]
             set_values(prompt, hidden)
@@ -74,8 +74,8 @@ class Inside:
                     token.value = token.value + token.deep.pop(0)
         return hidden[-1] if answer else prompt[-1].value
 
-    def cut(self, prompt, tokens, original, where, paid) -> tuple[list[Token], VisualTokens]:
-        """Every method that looks at this point, in order."""
+    def cut(self, prompt, tokens, original, where, paid) -> tuple[list[Token], VisualTokens, Tensor | None]:
+        """Every method that looks at this point, in order; attention paid earlier stays with the tokens it was paid."""
         layer, num_layers, initial, states, moment = where
         for method in self.pipeline.at(LayerReduction):
             if (layer, moment) not in method.points(num_layers):
@@ -97,9 +97,11 @@ class Inside:
             )
             reduction, states[method.name] = method.reduce_layer(view, states.get(method.name))
             tokens = replace(tokens, values=torch.stack([prompt[i].value for i in visual]))
+            received = {} if paid is None else {tuple(t.home): p for t, p in zip(prompt, paid, strict=True)}
             prompt = edit(prompt, original, tokens, reduction, method.positions, method.separators)
             prompt, tokens = in_order(prompt, shrink(tokens, reduction))
-        return prompt, tokens
+            paid = torch.stack([received[tuple(token.home)] for token in prompt]) if received else None
+        return prompt, tokens, paid
 
     def cache_methods(self, layer: int, num_layers: int) -> list[CacheReduction]:
         return [m for m in self.pipeline.at(CacheReduction) if layer in m.cache_layers(num_layers)]

@@ -32,8 +32,9 @@ from tokenlab.models.auxiliary import AuxiliaryClip, check_auxiliary
 from tokenlab.models.encoding import Encoded, encode, synchronise
 from tokenlab.models.entry import Rewrite, after_first_call, reduced_prompts
 from tokenlab.models.families import family_of
-from tokenlab.models.layers import Passage, reductions_inside
+from tokenlab.models.layers import reductions_inside
 from tokenlab.models.loading import load_config, load_model, load_processor
+from tokenlab.models.passage import Passage
 from tokenlab.models.prompts import PromptWriter
 from tokenlab.models.settings import MLLM
 from tokenlab.tensors import Evidence, MediumShape, Reduction, Step, Trace

@@ -6,9 +6,9 @@ every layer is given the mask and the rotary embedding of its own sequence, at p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,134 +18,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask
 
-from tokenlab.compressors.base import CacheReduction, CacheView, LayerReduction, LayerView, Moment, State
-from tokenlab.compressors.evidence import LastAttention
-from tokenlab.models.arrangement import TEXT, Move, advance, in_order
-from tokenlab.models.entry import Entry, Rewrite
+from tokenlab.compressors.base import CacheReduction, CacheView, Moment
+from tokenlab.models.entry import Entry
+from tokenlab.models.passage import LAST_ATTENTION, Passage, Riders
 from tokenlab.models.probes import Kernel, last_attention, probed
-from tokenlab.tensors import Evidence, Reduction, Step, VisualTokens
-
-LAST_ATTENTION = LastAttention()
-Generators = Callable[[str], torch.Generator]
-
-
-@dataclass
-class Passage:
-    """One prompt on its way through the LLM.
-
-    Attributes:
-        rewrite: What the LLM's entry made of it.
-        media: For each medium the tokens which are left, in the order of the sequence.
-        layer_methods: What cuts between layers, in order.
-        cache_methods: What narrows the sight of decode steps, in order.
-        generator: Fresh noise for a method, by its name.
-        steps: The reductions applied so far.
-        attention: Tokens that each layer's attention has read at prefill.
-        behind: Tokens that were left behind each layer's attention.
-        sight: For each decode step, how many cached tokens each layer's attention looked at.
-        rotated: Tokens whose rotary embedding was computed anew, at other positions: at prefill, and at each step.
-    """
-
-    rewrite: Rewrite
-    media: list[VisualTokens]
-    layer_methods: tuple[LayerReduction, ...]
-    cache_methods: tuple[CacheReduction, ...]
-    generator: Generators
-    steps: list[Step] = field(default_factory=list)
-    attention: list[int] = field(default_factory=list)
-    behind: list[int] = field(default_factory=list)
-    sight: list[tuple[int, ...]] = field(default_factory=list)
-    rotated: tuple[int, int] = (0, 0)
-
-    def __post_init__(self) -> None:
-        """Nothing is cut yet."""
-        self.arrangement, slots = in_order(self.rewrite.arrangement)
-        self.media = [
-            tokens.reduce(Reduction.keep(torch.from_numpy(order).to(tokens.values.device), tokens.num_tokens))
-            for tokens, order in zip(self.media, slots, strict=True)
-        ]
-        self.initial = [tokens.num_tokens for tokens in self.media]
-        self.sources: list[Int[np.ndarray, " s"]] = []  # what each layer's cache holds of the untouched prompt
-        self.states: dict[tuple[str, int], State] = {}
-
-    def visual(self, medium: int) -> Int[np.ndarray, " n"]:
-        """Where a medium's tokens are in the sequence, ascending."""
-        return np.nonzero(self.arrangement.medium == medium)[0]
-
-    def text_after(self) -> tuple[int, int]:
-        """The span of the text behind the last medium."""
-        visual = np.nonzero(self.rewrite.prompt.run[self.arrangement.source] != TEXT)[0]
-        return int(visual[-1]) + 1, len(self.arrangement)
-
-    def look(
-        self, method: LayerReduction, layer: int, num_layers: int, moment: Moment, riders: Riders
-    ) -> list[Reduction]:
-        """What a method decides about each medium."""
-        decisions = []
-        for medium, tokens in enumerate(self.media):
-            device = riders.hidden.device
-            evidence = dict(tokens.evidence)
-            if riders.attention is not None:
-                evidence[LAST_ATTENTION] = riders.attention
-            view = LayerView(
-                layer=layer,
-                num_layers=num_layers,
-                moment=moment,
-                hidden=riders.hidden,
-                visual=torch.from_numpy(self.visual(medium)).to(device),
-                places=tokens.places,
-                tag=tokens.tag,
-                initial=self.initial[medium],
-                text_after=self.text_after(),
-                evidence=evidence,
-                generator=self.generator(method.name),
-            )
-            reduction, self.states[method.name, medium] = method.reduce_layer(
-                view, self.states.get((method.name, medium))
-            )
-            decisions.append(reduction.check())
-            self.steps.append(Step("layers", method.name, medium, reduction, layer))
-        return decisions
-
-    def cut(self, method: LayerReduction, decisions: Sequence[Reduction], riders: Riders) -> Riders:
-        """Carries a method's decisions out on the sequence and on all that rides along."""
-        before = [self.visual(medium) for medium in range(len(self.media))]
-        move = Move(tuple(decisions), method.positions, method.separators)
-        self.arrangement, chosen = advance(self.rewrite.prompt, self.arrangement, move)
-        ordered, slots = in_order(self.arrangement)
-        riders = riders.choose(chosen)
-        for medium, (decision, order) in enumerate(zip(decisions, slots, strict=True)):
-            place = Reduction.keep(torch.from_numpy(order).to(riders.hidden.device), decision.num_outputs)
-            if decision.merges:
-                after = np.nonzero(self.arrangement.medium == medium)[0]
-                riders.merge(decision, before[medium], after, order)
-            self.media[medium] = self.media[medium].reduce(decision).reduce(place)
-        self.arrangement = ordered
-        return riders
-
-
-@dataclass
-class Riders:
-    """What is cut together: one prompt's hidden states, what later layers will add to them, and who attends to them."""
-
-    hidden: Float[Tensor, "s d"]
-    added: list[Float[Tensor, "s d"]]
-    attention: Float[Tensor, " s"] | None
-    column: Int[np.ndarray, " s"]  # where each token stood in the padded batch before the cut
-    original: Riders | None = None  # as it was before the latest method
-
-    def choose(self, index: Int[np.ndarray, " m"]) -> Riders:
-        """The tokens of an index; what is merged comes later."""
-        where = torch.from_numpy(index).to(self.hidden.device)
-        attention = None if self.attention is None else self.attention[where]
-        return Riders(self.hidden[where], [x[where] for x in self.added], attention, self.column[index], self)
-
-    def merge(self, reduction: Reduction, before: np.ndarray, after: np.ndarray, order: np.ndarray) -> None:
-        """Writes merged values: the medium's tokens were at `before` and are at `after`, in this order of slots."""
-        assert self.original is not None
-        old, new, slots = (torch.from_numpy(x).to(self.hidden.device) for x in (before, after, order))
-        for mine, source in zip([self.hidden, *self.added], [self.original.hidden, *self.original.added], strict=True):
-            mine[new] = reduction.apply(source[old])[slots]
+from tokenlab.tensors import Evidence
 
 
 @dataclass(frozen=True)
@@ -205,6 +82,10 @@ class _Walk:
         self.heard_at_prefill, self.heard_at_decode = self._listened()
         self.listened = self.heard_at_prefill | self.heard_at_decode
         self.step = -1  # 0: prefill
+        self.paid: tuple[int | None, list[Any]] = (
+            None,
+            [],
+        )  # at prefill: the latest layer heard, and what each row paid
         self.read: list[Columns] = []  # by layer, at prefill
         self.deepstack: list[Tensor] = []  # what is still to be added behind each layer, text included (zeros)
 
@@ -298,7 +179,12 @@ class _Walk:
         if index in (self.heard_at_decode if self.step else self.heard_at_prefill):
             mask = self.read[index].mask
             mask = torch.cat([mask, mask.new_ones(len(mask), key.shape[2] - mask.shape[1])], dim=1)
-            self.heard[index] = last_attention(query, key, scaling, mask)
+            heard = last_attention(query, key, scaling, mask)
+            if self.step:
+                self.heard[index] = heard
+            else:  # cut from here on as the tokens are
+                own = [heard[row, -len(passage.arrangement) :] for row, passage in enumerate(self.passages)]
+                self.paid = (index, own)
 
     # --- prefill ---------------------------------------------------------------------------------------------------
 
@@ -307,23 +193,25 @@ class _Walk:
         places = [place for place, points in enumerate(self.points) if (layer, moment) in points]
         if not places:
             return hidden
-        heard = self.heard.get(layer if moment == "after_attention" else layer - 1)
-        batch = [self.rider(hidden, row, heard) for row in range(len(self.passages))]
+        latest = layer if moment == "after_attention" else layer - 1
+        paid = self.paid[1] if self.paid[0] == latest else [None] * len(self.passages)
+        batch = [self.rider(hidden, row, attention) for row, attention in enumerate(paid)]
         for place in places:
             for row, passage in enumerate(self.passages):
                 method = passage.layer_methods[place]
                 decisions = passage.look(method, layer, len(self.layers), moment, batch[row])
                 batch[row] = passage.cut(method, decisions, batch[row])
+        if batch[0].attention is not None:
+            self.paid = (latest, [riders.attention for riders in batch])
         moved = any(self.layer_methods[place].positions == "renumber" for place in places)
         self.deepstack = [_pad([riders.added[k] for riders in batch]) for k in range(len(self.deepstack))]
         hidden = _pad([riders.hidden for riders in batch])
         self.columns = self.cut_columns(batch, hidden, moved)
         return hidden
 
-    def rider(self, hidden: Tensor, row: int, heard: Tensor | None) -> Riders:
+    def rider(self, hidden: Tensor, row: int, attention: Tensor | None) -> Riders:
         """One prompt without its padding."""
         length = len(self.passages[row].arrangement)
-        attention = None if heard is None else heard[row, -length:]
         column = np.arange(hidden.shape[1] - length, hidden.shape[1])
         return Riders(hidden[row, -length:], [x[row, -length:] for x in self.deepstack], attention, column)
 
