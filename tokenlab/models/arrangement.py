@@ -116,21 +116,15 @@ def in_order(arrangement: Arrangement) -> tuple[Arrangement, list[Int[np.ndarray
     return replace(arrangement, slot=slot), before
 
 
-def advance(prompt: Prompt, arrangement: Arrangement, move: Move) -> tuple[Arrangement, Int[np.ndarray, " s"]]:
-    """One more move on a sequence; and which of its tokens the new one consists of."""
-    after = _apply(prompt, arrangement, move)
-    return after, after.edits[-1][0]
-
-
 def arrange(prompt: Prompt, moves: Sequence[Move]) -> Arrangement:
     """Applies a pipeline's reductions to the sequence, one after the other."""
     arrangement = untouched(prompt)
     for move in moves:
-        arrangement = _apply(prompt, arrangement, move)
+        arrangement = advance(prompt, arrangement, move)
     return arrangement
 
 
-def _apply(prompt: Prompt, before: Arrangement, move: Move) -> Arrangement:
+def advance(prompt: Prompt, before: Arrangement, move: Move) -> Arrangement:
     """A slot takes the place of its anchor; text stays, but for the markers of frames that lost every token."""
     kept = before.medium == TEXT
     anchors, owners, slots = [], [], []
@@ -207,3 +201,15 @@ def _overhang(axes: Int[np.ndarray, "3 l"], in_run: Bool[np.ndarray, " l"], orig
     if last + 1 == axes.shape[1]:
         return 0
     return int(axes[:, last + 1].max() - (axes[1:, in_run].max() + 1))
+
+
+def left_padded(
+    rows: Sequence[Int[np.ndarray, " _"]], fill: int = 0
+) -> tuple[Int[np.ndarray, "b s"], Int[np.ndarray, "b s"]]:
+    """Rows of one batch, each at its right end, and which of the places are not padding."""
+    longest = max(map(len, rows))
+    batch = np.full((len(rows), longest), fill)
+    mask = np.zeros_like(batch)
+    for index, row in enumerate(rows):
+        batch[index, longest - len(row) :], mask[index, longest - len(row) :] = row, 1
+    return batch, mask

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tokenlab.models.arrangement import Arrangement, Prompt
+from tokenlab.models.arrangement import Arrangement, Prompt, left_padded
 from tokenlab.tensors import Reduction
 
 
@@ -93,12 +93,9 @@ class Entry:
 
     def _index(self, padded: int, device: torch.device) -> tuple[Int[Tensor, "b r"], Int[Tensor, "b r"]]:
         """Where each remaining token stands in the untouched, padded batch; and which places are not padding."""
-        source = np.zeros((len(self.rewrites), self.longest), dtype=np.int64)
-        mask = np.zeros_like(source)
-        for row, rewrite in enumerate(self.rewrites):
-            start = self.longest - len(rewrite.arrangement)
-            source[row, start:] = rewrite.arrangement.source + padded - len(rewrite.prompt)
-            mask[row, start:] = 1
+        source, mask = left_padded(
+            [rewrite.arrangement.source + padded - len(rewrite.prompt) for rewrite in self.rewrites]
+        )
         return torch.from_numpy(source).to(device), torch.from_numpy(mask).to(device)
 
     def _reduce(self, embeddings: Float[Tensor, "b s d"], index: Int[Tensor, "b r"]) -> Float[Tensor, "b r d"]:

@@ -27,7 +27,7 @@ from tokenlab.compressors.evidence import FrameScores, QuestionEmbeddings, Token
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.data.samples import Clip, Frames, Sample
 from tokenlab.errors import SampleError
-from tokenlab.models.arrangement import Move, Prompt, arrange
+from tokenlab.models.arrangement import Move, Prompt, arrange, left_padded
 from tokenlab.models.auxiliary import AuxiliaryClip, check_auxiliary
 from tokenlab.models.encoding import Encoded, encode, synchronise
 from tokenlab.models.entry import Rewrite, after_first_call, reduced_prompts
@@ -280,12 +280,7 @@ class FrozenMLLM(nn.Module):
 
     def _pad(self, requests: Sequence[Request]) -> dict[str, Tensor]:
         """Untouched prompts, padded on the left."""
-        longest = max(len(request.prompt) for request in requests)
-        ids = np.full((len(requests), longest), self.pad_token_id)
-        mask = np.zeros_like(ids)
-        for row, request in enumerate(requests):
-            ids[row, longest - len(request.prompt) :] = request.prompt.ids
-            mask[row, longest - len(request.prompt) :] = 1
+        ids, mask = left_padded([request.prompt.ids for request in requests], self.pad_token_id)
         device = self.model.device
         inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
         media = [request.encoded.processed.inputs for request in requests]

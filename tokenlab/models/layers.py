@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask
 
 from tokenlab.compressors.base import CacheReduction, CacheView, Moment
+from tokenlab.models.arrangement import left_padded
 from tokenlab.models.entry import Entry
 from tokenlab.models.passage import LAST_ATTENTION, Passage, Riders
 from tokenlab.models.probes import Kernel, last_attention, probed
@@ -56,7 +57,8 @@ def reductions_inside(decoder: nn.Module, entry: Entry, passages: Sequence[Passa
                 norm, mlp = layer.post_attention_layernorm, layer.mlp
                 stack.callback(norm.register_forward_pre_hook(partial(walk.between, index)).remove)
                 stack.callback(mlp.register_forward_hook(walk.fed).remove)
-            listening = [partial(walk.listen, index)] if index in walk.listened else []
+            heard = index in walk.heard_at_prefill | walk.heard_at_decode
+            listening = [partial(walk.listen, index)] if heard else []
             narrowing = partial(walk.narrow, index) if index >= walk.first_cache_layer else None
             if listening or narrowing:
                 stack.enter_context(probed(layer.self_attn, listening, narrowing))
@@ -80,12 +82,9 @@ class _Walk:
         self.cache_points = [set(method.cache_layers(depth)) for method in self.cache_methods]
         self.first_cache_layer = min((layer for points in self.cache_points for layer in points), default=depth)
         self.heard_at_prefill, self.heard_at_decode = self._listened()
-        self.listened = self.heard_at_prefill | self.heard_at_decode
         self.step = -1  # 0: prefill
-        self.paid: tuple[int | None, list[Any]] = (
-            None,
-            [],
-        )  # at prefill: the latest layer heard, and what each row paid
+        self.paid_in: int | None = None  # the latest layer whose attention was heard at prefill
+        self.paid: list[Tensor] = []  # there, in each row
         self.read: list[Columns] = []  # by layer, at prefill
         self.deepstack: list[Tensor] = []  # what is still to be added behind each layer, text included (zeros)
 
@@ -151,24 +150,24 @@ class _Walk:
         key = id(columns)
         config: Any = self.decoder.config
         if key not in self.prepared:
-            mask = columns.mask
+            rotary: Any = columns.rotary
             if self.step:
-                mask = torch.cat([mask, mask.new_ones(len(mask), self.step)], dim=1)
-            self.prepared[key] = {
-                "attention_mask": create_causal_mask(
-                    config=config,
-                    inputs_embeds=hidden,
-                    attention_mask=mask,
-                    past_key_values=kwargs["past_key_values"],
-                    layer_idx=index,
-                ),
-                "position_embeddings": columns.rotary,
-            }
-            if self.step:
-                self.prepared[key]["position_embeddings"] = kwargs["position_embeddings"]
-                if columns.moved:
-                    self.prepared[key]["position_embeddings"] = self.rotate(hidden, columns.last + self.step)
+                moved = columns.moved
+                rotary = self.rotate(hidden, columns.last + self.step) if moved else kwargs["position_embeddings"]
+            mask = create_causal_mask(
+                config=config,
+                inputs_embeds=hidden,
+                attention_mask=self.mask(index),
+                past_key_values=kwargs["past_key_values"],
+                layer_idx=index,
+            )
+            self.prepared[key] = {"attention_mask": mask, "position_embeddings": rotary}
         return self.prepared[key]
+
+    def mask(self, index: int) -> Int[Tensor, "b k"]:
+        """Which columns of a layer's cache are tokens, with those of the steps so far."""
+        mask = self.read[index].mask
+        return torch.cat([mask, mask.new_ones(len(mask), self.step)], dim=1)
 
     def rotate(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines; M-RoPE has a fourth row, of plain text positions, which is not rotated by."""
@@ -177,14 +176,12 @@ class _Walk:
     def listen(self, index: int, query: Tensor, key: Tensor, scaling: float) -> None:
         """Keeps what the last token pays the others."""
         if index in (self.heard_at_decode if self.step else self.heard_at_prefill):
-            mask = self.read[index].mask
-            mask = torch.cat([mask, mask.new_ones(len(mask), key.shape[2] - mask.shape[1])], dim=1)
-            heard = last_attention(query, key, scaling, mask)
+            heard = last_attention(query, key, scaling, self.mask(index))
             if self.step:
                 self.heard[index] = heard
             else:  # cut from here on as the tokens are
-                own = [heard[row, -len(passage.arrangement) :] for row, passage in enumerate(self.passages)]
-                self.paid = (index, own)
+                self.paid = [heard[row, -len(passage.arrangement) :] for row, passage in enumerate(self.passages)]
+                self.paid_in = index
 
     # --- prefill ---------------------------------------------------------------------------------------------------
 
@@ -194,15 +191,14 @@ class _Walk:
         if not places:
             return hidden
         latest = layer if moment == "after_attention" else layer - 1
-        paid = self.paid[1] if self.paid[0] == latest else [None] * len(self.passages)
+        paid = self.paid if self.paid_in == latest else [None] * len(self.passages)
         batch = [self.rider(hidden, row, attention) for row, attention in enumerate(paid)]
         for place in places:
             for row, passage in enumerate(self.passages):
                 method = passage.layer_methods[place]
                 decisions = passage.look(method, layer, len(self.layers), moment, batch[row])
                 batch[row] = passage.cut(method, decisions, batch[row])
-        if batch[0].attention is not None:
-            self.paid = (latest, [riders.attention for riders in batch])
+        self.paid = [riders.attention for riders in batch if riders.attention is not None]
         moved = any(self.layer_methods[place].positions == "renumber" for place in places)
         self.deepstack = [_pad([riders.added[k] for riders in batch]) for k in range(len(self.deepstack))]
         hidden = _pad([riders.hidden for riders in batch])
@@ -217,14 +213,11 @@ class _Walk:
 
     def cut_columns(self, batch: Sequence[Riders], hidden: Tensor, moved: bool) -> Columns:
         """Mask and rotary embedding of the batch that is left; where positions are kept, columns of what there was."""
-        longest, device = hidden.shape[1], hidden.device
-        index = np.zeros((len(batch), longest), dtype=np.int64)
-        mask = np.zeros_like(index)
-        for row, riders in enumerate(batch):
-            start = longest - len(riders.column)
-            index[row, start:], mask[row, start:] = riders.column, 1
+        device = hidden.device
+        index, mask = left_padded([riders.column for riders in batch])
         if moved:
-            positions = self.entry.batch_positions([passage.arrangement for passage in self.passages], longest)
+            arrangements = [passage.arrangement for passage in self.passages]
+            positions = self.entry.batch_positions(arrangements, hidden.shape[1])
             rotary = self.rotate(hidden, positions.to(device))
             for passage in self.passages:
                 passage.rotated = (passage.rotated[0] + len(passage.arrangement), 0)
@@ -305,18 +298,13 @@ class _Walk:
         """Cuts keys and values of one step down to what it looks at; the cache itself stays."""
         if self.step == 0 or not any(map(len, self.hidden_sources)):
             return key, value, mask
-        batch, total = key.shape[0], key.shape[2]
-        seen = []
+        total, seen = key.shape[2], []
         for passage, hidden in zip(self.passages, self.hidden_sources, strict=True):
             source = passage.sources[index]
             start = total - self.step - len(source)
-            seen.append(
-                np.concatenate([start + np.nonzero(~np.isin(source, hidden))[0], np.arange(total - self.step, total)])
-            )
-        longest = max(map(len, seen))
-        columns, valid = np.zeros((2, batch, longest), dtype=np.int64)
-        for row, each in enumerate(seen):
-            columns[row, longest - len(each) :], valid[row, longest - len(each) :] = each, 1
+            alive = start + np.nonzero(~np.isin(source, hidden))[0]
+            seen.append(np.concatenate([alive, np.arange(total - self.step, total)]))
+        columns, valid = left_padded(seen)
         where = torch.from_numpy(columns).to(key.device)[:, None, :, None]
         key, value = (x.gather(2, where.expand(-1, x.shape[1], -1, x.shape[3])) for x in (key, value))
         padding = torch.from_numpy(valid == 0).to(key.device)[:, None, None]

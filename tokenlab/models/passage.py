@@ -51,10 +51,7 @@ class Passage:
     def __post_init__(self) -> None:
         """Nothing is cut yet."""
         self.arrangement, slots = in_order(self.rewrite.arrangement)
-        self.media = [
-            tokens.reduce(Reduction.keep(torch.from_numpy(order).to(tokens.values.device), tokens.num_tokens))
-            for tokens, order in zip(self.media, slots, strict=True)
-        ]
+        self.media = [_reordered(tokens, order) for tokens, order in zip(self.media, slots, strict=True)]
         self.initial = [tokens.num_tokens for tokens in self.media]
         self.sources: list[Int[np.ndarray, " s"]] = []  # what each layer's cache holds of the untouched prompt
         self.states: dict[tuple[str, int], State] = {}
@@ -102,17 +99,19 @@ class Passage:
         """Carries a method's decisions out on the sequence and on all that rides along."""
         before = [self.visual(medium) for medium in range(len(self.media))]
         move = Move(tuple(decisions), method.positions, method.separators)
-        self.arrangement, chosen = advance(self.rewrite.prompt, self.arrangement, move)
-        ordered, slots = in_order(self.arrangement)
+        self.arrangement, slots = in_order(advance(self.rewrite.prompt, self.arrangement, move))
+        chosen, _ = self.arrangement.edits[-1]
         riders = riders.choose(chosen)
         for medium, (decision, order) in enumerate(zip(decisions, slots, strict=True)):
-            place = Reduction.keep(torch.from_numpy(order).to(riders.hidden.device), decision.num_outputs)
             if decision.merges:
-                after = np.nonzero(self.arrangement.medium == medium)[0]
-                riders.merge(decision, before[medium], after, order)
-            self.media[medium] = self.media[medium].reduce(decision).reduce(place)
-        self.arrangement = ordered
+                riders.merge(decision, before[medium], self.visual(medium), order)
+            self.media[medium] = _reordered(self.media[medium].reduce(decision), order)
         return riders
+
+
+def _reordered(tokens: VisualTokens, order: Int[np.ndarray, " n"]) -> VisualTokens:
+    """All the tokens, in another order."""
+    return tokens.reduce(Reduction.keep(torch.from_numpy(order).to(tokens.values.device), tokens.num_tokens))
 
 
 @dataclass
