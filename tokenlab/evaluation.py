@@ -16,8 +16,9 @@ from tokenlab.errors import UserError
 from tokenlab.metrics.accuracy import exact_match
 from tokenlab.metrics.record import Flops, Milliseconds, Record
 from tokenlab.models.costs import ModelCosts
-from tokenlab.models.frozen import Answer, Encodings, FrozenMLLM
+from tokenlab.models.frozen import Encodings, FrozenMLLM
 from tokenlab.models.loading import load_config, weights_fingerprint
+from tokenlab.models.requests import Answer
 from tokenlab.models.settings import MLLM
 from tokenlab.report.run import RunFolder
 from tokenlab.tensors import Trace
@@ -155,8 +156,10 @@ def flops(trace: Trace, costs: ModelCosts) -> Flops:
     everywhere = (trace.prefill_tokens,) * costs.num_layers
     read = trace.attention_tokens or everywhere
     return Flops(
-        tower=sum(costs.tower(steps, (rows, columns)) for steps, rows, columns in trace.grids),
-        projector=sum(costs.projector(steps, (rows, columns)) for steps, rows, columns in trace.grids),
+        tower=sum(costs.tower(steps, (rows, columns), trace.tower_tokens) for steps, rows, columns in trace.grids),
+        projector=sum(
+            costs.projector(steps, (rows, columns), trace.tower_tokens) for steps, rows, columns in trace.grids
+        ),
         auxiliary=costs.auxiliary(trace.auxiliary_frames, trace.auxiliary_scored, trace.auxiliary_text),
         prefill=costs.prefill_layers(
             read, trace.mlp_tokens or everywhere, rotated=trace.prefill_tokens + trace.rotated_tokens[0]

@@ -259,6 +259,7 @@ class Trace:
     auxiliary_frames: int = 0  # frames whose patches an auxiliary encoder read for this arm
     auxiliary_scored: int = 0  # frames that it read as a whole
     auxiliary_text: tuple[int, ...] = ()  # lengths of the texts that it read
+    tower_tokens: tuple[tuple[int, int], ...] = ()  # by block, of a frame: read by attention, by MLP; (): all the same
     attention_tokens: tuple[int, ...] = ()  # tokens that each layer's attention read at prefill; (): all the same
     mlp_tokens: tuple[int, ...] = ()  # tokens that were left behind each layer's attention; (): all the same
     decode_sight: tuple[tuple[int, ...], ...] = ()  # cached tokens that each step looked at, by layer; (): all

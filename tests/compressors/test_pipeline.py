@@ -25,6 +25,13 @@ def test_orders_that_cannot_work_name_one_that_does(names, working):
     assert working in str(caught.value)
 
 
+def test_one_method_at_a_time_inside_the_tower():
+    with pytest.raises(ValueError, match="tome and tome both act inside the vision tower"):
+        build("tome", "tome")
+    with pytest.raises(ValueError, match=r"list it first: \[tome, similarity\]"):
+        build("similarity", "tome")
+
+
 @pytest.mark.parametrize(
     "names", [(), ("similarity", "text"), ("frame_stride", "differential", "topic"), ("topic", "random")]
 )

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from tests.models import in_tower
 from tests.models.by_hand import Checkpoint
+from tests.models.dense import dense
 from tokenlab.compressors import Pipeline
 from tokenlab.compressors.base import (
     CacheReduction,
@@ -18,6 +20,7 @@ from tokenlab.compressors.base import (
     GridReduction,
     GridView,
     LayerReduction,
+    TowerReduction,
     seeded_generator,
 )
 from tokenlab.compressors.evidence import QuestionEmbeddings, TokenEmbeddings, TowerAttention, TowerKeys
@@ -69,8 +72,13 @@ class Reference(Checkpoint):
             chosen = method.select_frames(view).anchor.tolist()
             numbers = tuple(frames.numbers[i] for i in chosen)
             frames = replace(frames, pixels=frames.pixels[chosen], numbers=numbers, seconds=frames.seconds[chosen])
-        sequence, tokens = self._sequence(self.inputs(frames, question), question)
+        inputs = self.inputs(frames, question)
+        sequence, tokens = self._sequence(inputs, question)
         original = [replace(token) for token in sequence]
+        for method in pipeline.at(TowerReduction):
+            noise = seeded_generator(seed, method.name, uid.split("#")[0])
+            left = in_tower.look(self, inputs, method, noise, ATTENTION, KEYS, ATTENTION.layer)
+            sequence, tokens = behind_tower(sequence, original, tokens, left, method)
         for method in pipeline.at(GridReduction):
             reduction = method.reduce_grid(GridView(tokens, question, seeded_generator(seed, method.name, uid)))
             sequence = edit(sequence, original, tokens, reduction, method.positions, method.separators)
@@ -149,20 +157,22 @@ class Reference(Checkpoint):
         return answer
 
 
-def dense(reduction: Reduction, values: Tensor, combine: str = "weights") -> Tensor:
-    """Applies a reduction slot by slot."""
-    rows, start = [], 0
-    for anchor, length in zip(reduction.anchor.tolist(), reduction.lengths.tolist(), strict=True):
-        members = reduction.member[start : start + length].tolist()
-        weights = reduction.weight[start : start + length].tolist()
-        start += length
-        if not members:
-            rows.append(values[anchor])
-            continue
-        if combine != "weights":
-            weights = [1.0 if combine == "sum" else 1.0 / length] * length
-        rows.append(sum(weight * values[member] for member, weight in zip(members, weights, strict=True)))
-    return torch.stack(rows)
+def behind_tower(
+    sequence: list[Token], original: list[Token], tokens: VisualTokens, left: in_tower.Left, method: TowerReduction
+) -> tuple[list[Token], VisualTokens]:
+    """The sequence with what the tower left, slot by slot."""
+    gone = Reduction.keep(left.home, tokens.num_tokens)
+    sequence = edit(sequence, original, tokens, gone, method.positions, method.separators)
+    evidence = {**tokens.evidence, TokenEmbeddings("llm"): left.features}
+    tokens = replace(shrink(tokens, gone), values=left.features)
+    tokens = replace(tokens, evidence={**evidence, **left.evidence})
+    outside = iter(left.class_tokens)
+    for token in sequence:
+        if token.slot is not None:
+            token.value = left.features[token.slot]
+        elif token.run is not None:
+            token.value = next(outside)
+    return sequence, tokens
 
 
 def shrink(tokens: VisualTokens, reduction: Reduction) -> VisualTokens:

@@ -14,9 +14,10 @@ from tests.models.test_exactness import (  # noqa: F401
     bench,
     build,
     make_clips,
+    possible,
 )
 from tokenlab.compressors import Pipeline
-from tokenlab.compressors.base import LayerReduction
+from tokenlab.compressors.base import LayerReduction, TowerReduction
 from tokenlab.evaluation import flops
 from tokenlab.models.costs import ModelCosts, counter
 from tokenlab.models.frozen import Encodings
@@ -39,13 +40,28 @@ class Thinning(LayerReduction):
         return Reduction.keep(torch.tensor(left), tokens), state
 
 
+@dataclass(frozen=True, kw_only=True)
+class ThinningTower(TowerReduction):
+    """Drops every fourth patch of every frame in every block."""
+
+    name: ClassVar[str] = "thinning_tower"
+
+    def reduce_block(self, view, state):
+        tokens = torch.arange(view.size.numel()).reshape(view.size.shape)
+        patch = torch.arange(view.size.shape[1]) - view.protected
+        return Reduction.keep(tokens[:, (patch < 0) | (patch % 4 != 3)].flatten(), view.size.numel()), state
+
+
 def thinning(*at, **kwargs) -> Thinning:
     return Thinning(retention_ratio=0.5, at=at, **kwargs)
 
 
 ENTRY, MIDDLE = (0, "before_attention"), (1, "after_attention")
+TOWER = ThinningTower(retention_ratio=0.5)
 MEASURED = {
     "full": Pipeline(),
+    "in the tower": Pipeline((TOWER,)),
+    "in the tower and the layers": Pipeline((TOWER, thinning(MIDDLE))),
     "before the first layer": Pipeline((thinning(ENTRY),)),
     "in the layers": Pipeline((thinning((1, "before_attention"), MIDDLE),)),
     "in the layers, renumbered": Pipeline((thinning(ENTRY, MIDDLE, positions="renumber"),)),
@@ -63,6 +79,8 @@ MEASURED = {
 @pytest.mark.parametrize("name", MEASURED)
 def test_flops_equal_the_counter(bench: Bench, name: str):  # noqa: F811
     """Tower and projector while encoding, prefill and decode while generating, at batch 1."""
+    if name not in possible(bench, MEASURED):
+        pytest.skip("this family cannot have it")
     mllm, pipeline = bench.mllm, MEASURED[name]
     costs = ModelCosts(mllm.config, mllm.family)
     object.__setattr__(mllm.settings, "batch_size", 1)

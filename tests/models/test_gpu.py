@@ -5,7 +5,8 @@ import torch
 
 from tests.models.test_exactness import PIPELINES, KeepAll, build, make_clips
 from tokenlab.compressors import Pipeline
-from tokenlab.models.frozen import Answer, Encodings, FrozenMLLM
+from tokenlab.models.frozen import Encodings, FrozenMLLM
+from tokenlab.models.requests import Answer
 from tokenlab.models.settings import MLLM
 
 pytestmark = [

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tokenlab.compressors import REGISTRY, Pipeline
-from tokenlab.compressors.base import CacheReduction, GridReduction, LayerReduction, TowerReduction
+from tokenlab.compressors.base import CacheReduction, GridReduction, LayerReduction
 from tokenlab.errors import UserError
 from tokenlab.models.configs import SHIPPED
 from tokenlab.models.costs import ModelCosts
-from tokenlab.models.geometry import vision_side
+from tokenlab.models.geometry import TowerShape, vision_side
 from tokenlab.models.profile import BYTES, Query, profile, read_config
 from tokenlab.models.rehearsal import MEDIA, Prompt, rehearse
 from tokenlab.tensors import Reduction
@@ -115,7 +115,8 @@ def test_fewer_frames_cost_less_in_the_tower():
 
 def prompt(**changes):
     layout = vision_side(read_config("shapes")).layout
-    return replace(Prompt(layout, frames=8, text=10, new_tokens=3, num_layers=4), **changes)
+    tower = TowerShape(depth=4, read=3, protected=1)
+    return replace(Prompt(layout, frames=8, text=10, new_tokens=3, num_layers=4, tower=tower), **changes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,14 +197,22 @@ def test_what_depends_on_the_video_is_no_number():
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_every_method_is_rehearsed(name):
-    """On the embedded model's size, with the budget kept; a stage that is not priced yet is refused by name."""
-    pipeline = Pipeline((REGISTRY[name](retention_ratio=0.5),))
-    if pipeline.at(TowerReduction):
-        with pytest.raises(UserError, match=f"{name} acts inside the vision tower"):
-            rehearse(pipeline, prompt())
-        return
-    counts = rehearse(pipeline, prompt())
+    """On the embedded model's size, with the budget kept."""
+    counts = rehearse(Pipeline((REGISTRY[name](retention_ratio=0.5),)), prompt())
     assert counts.visual_left is None or counts.visual_left <= 8 * 64 * 0.6
+
+
+def test_a_tower_that_loses_tokens_is_cheaper():
+    """So is the projector behind it; where something counts the patches it cannot be had."""
+    rows = arms("llava-1.5-7b", Query(frames=2), tome=REGISTRY["tome"](retention_ratio=0.25))
+    full, tome = rows["full"], rows["tome"]
+    assert tome.visual_tokens == 2 * 144
+    assert full.tower_flops / 4 < tome.tower_flops < full.tower_flops
+    assert 4 * tome.projector_flops == full.projector_flops
+    rows = arms("llava-1.5-7b", Query(frames=2), tome=REGISTRY["tome"](r=0))
+    assert (rows["tome"].tower_flops, rows["tome"].total_flops) == (full.tower_flops, full.total_flops)
+    with pytest.raises(UserError, match=r"--pipeline tome: tome: .* counts every frame's patches"):
+        arms("qwen3-vl-8b", Query(frames=2), tome=REGISTRY["tome"](retention_ratio=0.25))
 
 
 def test_impossible_queries():

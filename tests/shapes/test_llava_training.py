@@ -12,26 +12,27 @@ from tokenlab.shapes.world import NUM_FRAMES, Scene, visible_mask
 
 SCENES = [Scene.from_seed(seed) for seed in seeds("train", 40)]
 QUIET = WORD_IDS["stays"]
+WORDS = list(WORD_IDS)
 
 
 @pytest.mark.parametrize("frames", [tuple(range(1, NUM_FRAMES + 1)), (2, 5, 6, 11, 16)])
 def test_patches_say_what_happens_where_it_does(frames: tuple[int, ...]) -> None:
     for scene in SCENES:
         words = event_words(scene, np.array(frames))
-        happened = {thing.event: [] for thing in scene.things}
+        happened = {f"{thing.shape} {thing.event}": [] for thing in scene.things}
         for thing in scene.things:
             after = [k for k, frame in enumerate(frames) if frame >= thing.frame]
             if thing.frame > frames[0] and after:
-                happened[thing.event].append(after[0])
+                happened[f"{thing.shape} {thing.event}"].append(after[0])
         for k in range(len(frames)):
-            said = {word for word in WORD_IDS if WORD_IDS[word] in set(words[k].tolist())} - {"stays"}
-            true = {event for event, when in happened.items() if k in when}
+            said = {" ".join(WORDS[word] for word in patch) for patch in words[k].tolist()} - {"stays stays stays"}
+            true = {f"f{frames[k]} {event}" for event, when in happened.items() if k in when}
             # where frames are missing, a later event may hide an earlier one in the same place
             assert said == true or (len(frames) < NUM_FRAMES and said and said < true)
             here = visible_mask(scene, frames[k])
             before = visible_mask(scene, frames[max(0, k - 1)])
             patches = (here | before).reshape(8, 8, 8, 8).any((1, 3)).flatten()
-            assert patches[words[k] != QUIET].all()
+            assert patches[words[k, :, 0] != QUIET].all()
 
 
 def test_moments_are_true() -> None:

@@ -45,10 +45,11 @@ def show(argv: list[str]) -> int:
 
 def families_table() -> Table:
     """One row a family: the facts that decide what can be compared on it."""
-    table = Table("family", "model", "video", "[CLS]", "token-wise\nprojector", "M-RoPE", "DeepStack", box=None)
+    titles = ("video", "[CLS]", "token-\nwise", "tower\ncuts", "M-\nRoPE", "Deep-\nStack")
+    table = Table("family", "model", *titles, box=None)
     table.columns[0].no_wrap = True
     for model_type, family in FAMILIES.items():
-        facts = (family.has_cls, family.token_wise_projector, family.mrope, family.deepstack)
+        facts = (family.has_cls, family.token_wise_projector, bool(family.norm), family.mrope, family.deepstack)
         table.add_row(model_type, family.name, _video(family), *(YES if fact else NO for fact in facts))
     return table
 
@@ -56,7 +57,7 @@ def families_table() -> Table:
 def _video(family: Family) -> str:
     if family.video is None:
         return NO
-    return "as images" if family.video.item_per_frame else YES
+    return "images" if family.video.item_per_frame else YES
 
 
 def compressors_table(family: Family) -> Table:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import TypeVar
 
-from tokenlab.compressors.base import STAGES, TokenCompressor
+from tokenlab.compressors.base import STAGES, TokenCompressor, TowerReduction
 from tokenlab.tensors import Evidence
 
 Stage = TypeVar("Stage", bound=TokenCompressor)
@@ -32,6 +32,9 @@ class Pipeline:
                     f"{later.name} acts before {earlier.name} (on {later.stage} against {earlier.stage}); "
                     f"list it first: {_swapped(self.compressors, earlier, later)}"
                 )
+        inside = [compressor.name for compressor in self.compressors if isinstance(compressor, TowerReduction)]
+        if len(inside) > 1:
+            raise ValueError(f"{inside[0]} and {inside[1]} both act inside the vision tower: keep one of them")
         ragged = None
         for compressor in self.compressors:
             if compressor.needs_full_grid and ragged is not None:
@@ -64,11 +67,6 @@ def fingerprint(description: object) -> str:
     """A short, stable hash of anything JSON can hold."""
     canonical = json.dumps(description, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-def stages_of(compressor: TokenCompressor) -> tuple[str, ...]:
-    """The names of the stages at which a compressor acts, in the order of the walk."""
-    return tuple(stage.stage for stage in STAGES if isinstance(compressor, stage))
 
 
 def _first_stage(compressor: TokenCompressor) -> int:

@@ -79,6 +79,9 @@ class Polynomial:
         return self.a + self.b * q + self.c * k + self.d * q * k
 
 
+BlockTokens = Sequence[tuple[int, int]]
+"""For each block of a tower the tokens of a frame that its attention reads, and its MLP."""
+
 PLACES = ((1, 1), (1, 2), (2, 2), (2, 3))
 """Where a decoder is counted: new tokens, and all tokens they look at, the cached ones included."""
 
@@ -108,18 +111,48 @@ class ModelCosts:
         """Layers of the LLM."""
         return self.text.num_hidden_layers
 
-    def tower(self, frames: int, grid: Size | None = None) -> int:
+    def tower(self, frames: int, grid: Size | None = None, tokens: BlockTokens = ()) -> int:
         """The vision tower over `frames` frames, all its layers, whichever is read.
 
         Args:
             frames: Passes of the tower: frames, an image's tiles, or steps in time of a few frames together.
             grid: Rows and columns of the token grid, for towers that read frames at their own size.
+            tokens: For each block in which a frame may lose tokens, how many its attention reads, and its MLP.
         """
-        return self._vision_pass(grid)[0] * frames
+        return (self._vision_pass(grid)[0] - self._spared(tokens)) * frames
 
-    def projector(self, frames: int, grid: Size | None = None) -> int:
+    def projector(self, frames: int, grid: Size | None = None, tokens: BlockTokens = ()) -> int:
         """Everything between tower and LLM, for the same."""
-        return self._vision_pass(grid)[1] * frames
+        flops = self._vision_pass(grid)[1]
+        if tokens:  # a projector that takes tokens one by one
+            flops -= flops // self.vision.layout(1).num_tokens * (tokens[0][0] - tokens[-1][1])
+        return flops * frames
+
+    def _spared(self, tokens: BlockTokens) -> int:
+        """What the tower saves on a frame that loses tokens from block to block; blocks behind these read the rest."""
+        if not tokens:
+            return 0
+        everything, left = tokens[0][0], tokens[-1][1]
+        lengths = [*tokens, *[(left, left)] * (len(self._blocks) - len(tokens))]
+        return sum(
+            _evaluate(part, everything) - _evaluate(part, length)
+            for parts, read in zip(self._blocks, lengths, strict=True)
+            for part, length in zip(parts, read, strict=True)
+        )
+
+    @cached_property
+    def _blocks(self) -> list[tuple[list[Fraction], list[Fraction]]]:
+        """Attention, and all else, of each block of the tower, by the tokens of one frame."""
+        return [self._count_block(block) for block in self.vision.blocks(self.model)]
+
+    def _count_block(self, block: Any) -> tuple[list[Fraction], list[Fraction]]:
+        counts = []
+        for tokens in (1, 2, 3):
+            hidden = torch.empty((1, tokens, block.embed_dim), device="meta", dtype=self.model.dtype)
+            total, (attention,) = count(lambda hidden=hidden: block(hidden, attention_mask=None), [block.self_attn])
+            counts.append((attention, total - attention))
+        attention, others = zip(*counts, strict=True)
+        return _fit(attention), _fit(others)
 
     def _count_vision_pass(self, grid: Size | None) -> tuple[int, int]:
         """Tower and projector for one pass; passes do not see one another."""

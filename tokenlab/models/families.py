@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from tokenlab.compressors.base import TokenCompressor
+from tokenlab.compressors.base import TokenCompressor, TowerReduction
 from tokenlab.compressors.evidence import (
     FrameScores,
     LastAttention,
@@ -26,7 +26,7 @@ from tokenlab.compressors.evidence import (
     TowerAttention,
     TowerKeys,
 )
-from tokenlab.compressors.pipeline import Pipeline, stages_of
+from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.errors import UserError
 from tokenlab.models.grids import (
     Inputs,
@@ -121,6 +121,8 @@ class Family:
         tower: Where the vision tower is in the model.
         blocks: Where the tower's blocks are.
         attention: What a block calls its attention module.
+        norm: What a block calls its norm between attention and MLP, where frames may lose tokens inside the tower;
+            empty where code behind the tower counts a frame's patches.
         has_cls: Whether row 0 of the tower's output is a class token.
         token_wise_projector: Whether every tower patch becomes one token by itself.
         mrope: Whether positions have three axes.
@@ -139,15 +141,20 @@ class Family:
     mrope: bool = False
     deepstack: bool = False
     attention: str = "self_attn"
+    norm: str = ""
     frame_text: str = ""
 
     def tower_of(self, model: PreTrainedModel) -> nn.Module:
         """The vision tower."""
         return attrgetter(self.tower)(model)
 
+    def blocks_of(self, model: PreTrainedModel, reading: Reading) -> nn.ModuleList:
+        """The blocks of the tower that reads this."""
+        return attrgetter(reading.blocks or self.blocks)(model)
+
     def attention_of(self, model: PreTrainedModel, reading: Reading, layer: int) -> nn.Module:
         """The attention module of one layer of the tower that reads this, counted from the end if negative."""
-        return getattr(attrgetter(reading.blocks or self.blocks)(model)[layer], self.attention)
+        return getattr(self.blocks_of(model, reading)[layer], self.attention)
 
     def lacks(self, need: Evidence, auxiliary: Collection[str] = ()) -> str | None:
         """Why this evidence cannot be had, also with the auxiliary encoders named; None where it can."""
@@ -171,9 +178,9 @@ class Family:
 
     def refusal(self, compressor: TokenCompressor, auxiliary: Collection[str] = ()) -> str | None:
         """Why a compressor cannot run on this family; None where it can."""
-        if unknown := [stage for stage in stages_of(compressor) if stage not in SUPPORTED_STAGES]:
-            return f"{compressor.name} acts on {unknown[0]}, a stage the model side does not drive yet"
         reasons = sorted(reason for need in compressor.needs() if (reason := self.lacks(need, auxiliary)))
+        if isinstance(compressor, TowerReduction) and not self.norm:
+            reasons.append("what stands behind its vision tower counts the patches of every frame")
         return f"{compressor.name} cannot run on {self.name}: {reasons[0]}" if reasons else None
 
     def check(self, pipelines: dict[str, Pipeline], auxiliary: Collection[str] = ()) -> None:
@@ -203,8 +210,6 @@ def _qwen(
     )
 
 
-SUPPORTED_STAGES = ("frames", "grid", "layers", "cache")
-
 FAMILIES: dict[str, Family] = {
     "llava": Family(
         name="LLaVA-1.5",
@@ -212,6 +217,7 @@ FAMILIES: dict[str, Family] = {
         video=Reading("image", True, "image", "image_token_id", square, to_grid=after_cls),
         tower="model.vision_tower",
         blocks="model.vision_tower.encoder.layers",
+        norm="layer_norm2",
         has_cls=True,
     ),
     "llava_next": Family(
@@ -254,6 +260,7 @@ FAMILIES: dict[str, Family] = {
         video=Reading("video", False, "video", "video_token_id", with_cls, takes_tensor=True, to_grid=after_cls),
         tower="model.video_tower",
         blocks="model.video_tower.encoder.layers",
+        norm="layer_norm2",
         has_cls=True,
     ),
     "qwen2_vl": _qwen("Qwen2-VL"),

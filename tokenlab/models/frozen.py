@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial, reduce
 from itertools import islice
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,14 +19,16 @@ from tokenlab.compressors.base import (
     GridReduction,
     GridView,
     LayerReduction,
+    TowerReduction,
     seeded_generator,
 )
 from tokenlab.compressors.evidence import FrameScores, QuestionEmbeddings, TokenEmbeddings
-from tokenlab.compressors.pipeline import Pipeline
+from tokenlab.compressors.pipeline import Pipeline, fingerprint
 from tokenlab.data.samples import Clip, Frames, Sample
 from tokenlab.errors import SampleError
 from tokenlab.models.arrangement import Move, Prompt, arrange, left_padded
 from tokenlab.models.auxiliary import AuxiliaryClip, check_auxiliary
+from tokenlab.models.blocks import TowerMethod
 from tokenlab.models.encoding import Encoded, encode, synchronise
 from tokenlab.models.entry import Rewrite, after_first_call, reduced_prompts
 from tokenlab.models.families import family_of
@@ -36,40 +36,11 @@ from tokenlab.models.layers import reductions_inside
 from tokenlab.models.loading import load_config, load_model, load_processor
 from tokenlab.models.passage import Passage
 from tokenlab.models.prompts import PromptWriter
+from tokenlab.models.requests import Answer, Request, finished, untouched_medium
 from tokenlab.models.settings import MLLM
-from tokenlab.tensors import Evidence, MediumShape, Reduction, Step, Trace
+from tokenlab.tensors import Evidence, Reduction, Step, Trace
 
 CLIP_TOKENS, FRAME_SCORES = TokenEmbeddings("clip"), FrameScores("clip")
-
-
-@dataclass(frozen=True)
-class Request:
-    """One question, reduced and ready for the LLM."""
-
-    sample: Sample
-    prompt: Prompt
-    encoded: Encoded
-    rewrite: Rewrite | None  # None: the untouched model
-    passage: Callable[[], Passage] | None  # its way through the LLM, begun anew; None: nothing happens there
-    trace: Trace
-    encode_milliseconds: float
-    compress_milliseconds: float
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one arm made of one sample; `error` is set, and nothing else, where it could not be answered."""
-
-    sample: Sample
-    text: str = ""
-    ids: tuple[int, ...] = ()
-    trace: Trace | None = None
-    encode_milliseconds: float = 0.0
-    compress_milliseconds: float = 0.0
-    prefill_milliseconds: float = 0.0
-    decode_milliseconds: float = 0.0
-    peak_memory_bytes: int | None = None
-    error: str | None = None
 
 
 class FrozenMLLM(nn.Module):
@@ -102,12 +73,15 @@ class FrozenMLLM(nn.Module):
         """Share of padding in all the tokens that the LLM has read at prefill."""
         return self.tokens_padded / max(1, self.tokens_read)
 
-    def encode(self, frames: Frames, needs: frozenset[Evidence] = frozenset()) -> Encoded:
+    def encode(
+        self, frames: Frames, needs: frozenset[Evidence] = frozenset(), tower: TowerMethod | None = None
+    ) -> Encoded:
         """One clip through processor, tower and projector; raises SampleError if it cannot be encoded."""
-        encoded = encode(self.model, self.writer, self.family, frames, needs)
+        encoded = encode(self.model, self.writer, self.family, frames, needs, tower)
         if self.clip is None or CLIP_TOKENS not in needs:
             return encoded
         evidence, spent = self.clip.read(frames, encoded.tokens.grid[1:])
+        evidence = evidence if encoded.cut is None else encoded.cut.reduction.apply(evidence, CLIP_TOKENS.combine)
         tokens = replace(encoded.tokens, evidence={**encoded.tokens.evidence, CLIP_TOKENS: evidence})
         times = {**encoded.evidence_milliseconds, CLIP_TOKENS: spent}
         return replace(encoded, tokens=tokens, evidence_milliseconds=times)
@@ -137,7 +111,7 @@ class FrozenMLLM(nn.Module):
         clock = time.perf_counter()
         frames, selections, scored, texts = self._select(clip.frames, sample, pipeline)
         selecting = time.perf_counter() - clock
-        encoded = encodings.get(clip, frames)
+        encoded = encodings.get(clip, frames, pipeline)
         prompt = encodings.prompt(sample, encoded)
         synchronise(self.model.device)
         clock = time.perf_counter()
@@ -147,7 +121,7 @@ class FrozenMLLM(nn.Module):
         synchronise(self.model.device)
         compressing = time.perf_counter() - clock
         trace = Trace(
-            media=(_untouched(clip.frames, frames, encoded, prompt),),
+            media=(untouched_medium(clip.frames, frames, encoded, prompt),),
             steps=(*selections, *reductions),
             prompt_tokens=len(prompt) + self._unselected(clip.frames, frames, prompt),
             prefill_tokens=len(rewrite.arrangement) if rewrite else len(prompt),
@@ -155,6 +129,7 @@ class FrozenMLLM(nn.Module):
             auxiliary_frames=len(frames.numbers) if CLIP_TOKENS in pipeline.needs() else 0,
             auxiliary_scored=scored,
             auxiliary_text=(*texts, *read),
+            tower_tokens=encoded.cut.tokens if encoded.cut else (),
         )
         evidence = sum(encoded.evidence_milliseconds.get(need, 0.0) for need in pipeline.needs())
         return Request(
@@ -199,20 +174,24 @@ class FrozenMLLM(nn.Module):
     def _reduce_grid(
         self, encoded: Encoded, prompt: Prompt, sample: Sample, pipeline: Pipeline
     ) -> tuple[Rewrite | None, Callable[[], Passage] | None, list[Step]]:
-        """The visual-token stage: decides, applies, and arranges the sequence that is left for the LLM."""
+        """The visual-token stage, behind what the tower lost: decides, applies, arranges what the LLM is to read."""
         layers, cache = pipeline.at(LayerReduction), pipeline.at(CacheReduction)
         methods = pipeline.at(GridReduction)
-        if not (methods or layers or cache):
+        if not (methods or layers or cache or encoded.cut):
             return None, None, []
         tokens = encoded.tokens
         steps, moves = [], []
+        untouched = Reduction.identity(len(prompt.media[0].visual), tokens.values.device)
+        if encoded.cut is not None:
+            method, reduction = encoded.cut.compressor, encoded.cut.reduction
+            steps.append(Step("tower", method.name, 0, reduction))
+            moves.append(Move((reduction,), method.positions, method.separators))
         generator = partial(seeded_generator, self.seed, uid=sample.uid)
         for method in methods:
             reduction = method.reduce_grid(GridView(tokens, sample.question, generator(method.name))).check()
             tokens = tokens.reduce(reduction)
             steps.append(Step("grid", method.name, 0, reduction))
             moves.append(Move((reduction,), method.positions, method.separators))
-        untouched = Reduction.identity(encoded.tokens.num_tokens, tokens.values.device)
         composed = reduce(Reduction.then, (step.reduction for step in steps), untouched)
         rewrite = Rewrite(prompt, arrange(prompt, moves), (tokens.values,), (composed,))
         passage = partial(Passage, rewrite, [tokens], layers, cache, generator)
@@ -314,7 +293,7 @@ class FrozenMLLM(nn.Module):
             request.sample,
             text.strip(),
             tuple(ids[:length]),
-            _finished(request.trace, passage, length),
+            finished(request.trace, passage, length),
             request.encode_milliseconds,
             request.compress_milliseconds,
             prefill,
@@ -332,15 +311,21 @@ class Encodings:
 
     def __init__(self, mllm: FrozenMLLM, needs: frozenset[Evidence]) -> None:
         self.mllm, self.needs = mllm, needs
-        self._done: dict[tuple[str, tuple[int, ...]], Encoded | SampleError] = {}
+        self._done: dict[tuple[str, tuple[int, ...], str], Encoded | SampleError] = {}
         self._written: dict[tuple[str, tuple[int, ...]], Prompt] = {}
 
-    def get(self, clip: Clip, frames: Frames) -> Encoded:
-        """The clip's encoding for these frames; raises SampleError, every time, if it cannot be encoded."""
-        key = (clip.cluster, frames.numbers)
+    def get(self, clip: Clip, frames: Frames, pipeline: Pipeline) -> Encoded:
+        """The clip's encoding for these frames and what a pipeline does inside the tower.
+
+        Raises SampleError, every time, if it cannot be encoded.
+        """
+        inside = pipeline.at(TowerReduction)
+        key = (clip.cluster, frames.numbers, fingerprint(Pipeline(inside).describe()))
         if key not in self._done:
+            noise = [seeded_generator(self.mllm.seed, method.name, clip.cluster) for method in inside]
+            tower = next(map(TowerMethod, inside, noise), None)
             try:
-                self._done[key] = self.mllm.encode(frames, self.needs)
+                self._done[key] = self.mllm.encode(frames, self.needs, tower)
             except SampleError as error:
                 self._done[key] = error
         found = self._done[key]
@@ -355,29 +340,3 @@ class Encodings:
             new_tokens = self.mllm.settings.max_new_tokens
             self._written[key] = writer.write(encoded.frames, sample.question, encoded.processed, new_tokens)
         return self._written[key]
-
-
-def _untouched(candidates: Frames, selected: Frames, encoded: Encoded, prompt: Prompt) -> MediumShape:
-    """The medium as it would be without any reduction, frame selection included: steps in time are all alike."""
-    (medium,) = prompt.media
-    steps = encoded.tokens.grid[0]
-    per_step = max(1, round(len(selected.numbers) / steps))  # frames that the tower takes together
-    scale = (
-        math.ceil(len(candidates.numbers) / per_step) / steps if len(candidates.numbers) > len(selected.numbers) else 1
-    )
-    return MediumShape(round(len(medium.visual) * scale), len(medium.separators))
-
-
-def _finished(trace: Trace, passage: Passage | None, generated: int) -> Trace:
-    """The request's trace, with what happened inside the LLM."""
-    trace = replace(trace, generated_tokens=generated)
-    if passage is None:
-        return trace
-    return replace(
-        trace,
-        steps=(*trace.steps, *passage.steps),
-        attention_tokens=tuple(passage.attention),
-        mlp_tokens=tuple(passage.behind),
-        decode_sight=tuple(passage.sight[: generated - 1]),
-        rotated_tokens=passage.rotated,
-    )

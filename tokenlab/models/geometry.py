@@ -23,6 +23,7 @@ from transformers.vision_utils import (
 )
 
 from tokenlab.errors import UserError
+from tokenlab.models.blocks import blocks_read
 from tokenlab.models.families import FAMILIES, Family, Reading
 from tokenlab.models.grids import OUTSIDE, Places, grid_shape, patch_rows, raster
 
@@ -71,6 +72,21 @@ class Layout:
         return len(self.places)
 
 
+@dataclass(frozen=True)
+class TowerShape:
+    """A tower whose frames may lose tokens on the way.
+
+    Attributes:
+        depth: Blocks in all.
+        read: Blocks before the features that the LLM reads.
+        protected: Leading tokens of every frame, which may not go.
+    """
+
+    depth: int
+    read: int
+    protected: int
+
+
 class VisionSide(ABC):
     """Tower and projector of a model, as far as their cost goes."""
 
@@ -86,6 +102,14 @@ class VisionSide(ABC):
     @abstractmethod
     def tower(self, model: PreTrainedModel) -> nn.Module:
         """The vision tower."""
+
+    @abstractmethod
+    def blocks(self, model: PreTrainedModel) -> nn.ModuleList:
+        """The blocks of the tower."""
+
+    def inside(self, model: PreTrainedModel) -> TowerShape | None:
+        """The shape of a tower that may lose tokens; None where what stands behind it counts them."""
+        return None
 
     @abstractmethod
     def counted(self, model: PreTrainedModel) -> list[nn.Module]:
@@ -139,6 +163,17 @@ class FixedFrames(VisionSide):
     def tower(self, model: PreTrainedModel) -> nn.Module:
         """Where the family's row says it is."""
         return self.family.tower_of(model)
+
+    def blocks(self, model: PreTrainedModel) -> nn.ModuleList:
+        """Of the tower that reads videos, where there are two."""
+        return self.family.blocks_of(model, self.family.video or self.family.image)
+
+    def inside(self, model: PreTrainedModel) -> TowerShape | None:
+        """Where the family's row names a norm to cut at."""
+        if not self.family.norm:
+            return None
+        depth = len(self.blocks(model))
+        return TowerShape(depth, blocks_read(self.config, depth), int(self.family.has_cls))
 
     def counted(self, model: PreTrainedModel) -> list[nn.Module]:
         """The tower, or its parts."""
@@ -197,6 +232,11 @@ class PackedPatches(VisionSide):
     def tower(self, model: PreTrainedModel) -> nn.Module:
         """With its mergers."""
         return model.model.visual
+
+    def blocks(self, model: PreTrainedModel) -> nn.ModuleList:
+        """All of them."""
+        visual: Any = model.model.visual
+        return visual.blocks
 
     def counted(self, model: PreTrainedModel) -> list[nn.Module]:
         """All of it."""

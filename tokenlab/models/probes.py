@@ -61,22 +61,33 @@ def probed(module: nn.Module, probes: Sequence[Probe], rewrite: Rewriting | None
 
 
 def cls_attention(
-    query: Float[Tensor, "b h n e"], key: Float[Tensor, "b h n e"], scaling: float
+    query: Float[Tensor, "b h n e"],
+    key: Float[Tensor, "b h n e"],
+    scaling: float,
+    bias: Float[Tensor, "b n"] | None = None,
 ) -> Float[Tensor, "b n"]:
-    """What the class token, row 0, pays each token; mean over heads. O(n) memory."""
-    scores = query[:, :, :1].float() @ key.float().transpose(-1, -2) * scaling
+    """What the class token, row 0, pays each token; mean over heads. O(n) memory. `bias` is added to the logits."""
+    scores = query[:, :, :1].float() @ key.float().transpose(-1, -2) * scaling + _rows(bias)
     return scores.softmax(-1).mean(1)[:, 0]
 
 
 def mean_attention(
-    query: Float[Tensor, "b h n e"], key: Float[Tensor, "b h n e"], scaling: float, rows: int = 256
+    query: Float[Tensor, "b h n e"],
+    key: Float[Tensor, "b h n e"],
+    scaling: float,
+    bias: Float[Tensor, "b n"] | None = None,
+    rows: int = 256,
 ) -> Float[Tensor, "b n"]:
     """What each token receives, mean over heads and queries; streamed, never n x n at once."""
     total = query.new_zeros((query.shape[0], key.shape[2]), dtype=torch.float32)
     for start in range(0, query.shape[2], rows):
-        scores = query[:, :, start : start + rows].float() @ key.float().transpose(-1, -2) * scaling
+        scores = query[:, :, start : start + rows].float() @ key.float().transpose(-1, -2) * scaling + _rows(bias)
         total += scores.softmax(-1).mean(1).sum(1)
     return total / query.shape[2]
+
+
+def _rows(bias: Float[Tensor, "b n"] | None) -> Float[Tensor, "b 1 1 n"] | float:
+    return 0.0 if bias is None else bias[:, None, None]
 
 
 def last_attention(

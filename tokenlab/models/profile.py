@@ -115,6 +115,7 @@ def _prompt(costs: ModelCosts, query: Query) -> Prompt:
         text=query.text_tokens,
         new_tokens=query.new_tokens,
         num_layers=costs.num_layers,
+        tower=costs.vision.inside(costs.model),
     )
 
 
@@ -125,8 +126,9 @@ def _price(
     counts = rehearse(pipeline, _prompt(costs, query))
     grid, later = layout.grid[1:], query.new_tokens - 1  # each later token stays in the cache of every layer
     attention, behind = counts.attention, counts.behind_attention
-    tower = _known(lambda passes: costs.tower(passes, grid), counts.passes)
-    projector = _known(lambda passes: costs.projector(passes, grid), counts.passes)
+    vision = None if counts.passes is None or counts.tower is None else (counts.passes, grid, counts.tower)
+    tower = _known(lambda size: costs.tower(*size), vision)
+    projector = _known(lambda size: costs.projector(*size), vision)
     prefill = None if attention is None or behind is None else costs.prefill_layers(attention, behind)
     decode = _known(lambda steps: sum(map(costs.decode_step, steps)), counts.cached)
     parts = [part for part in (tower, projector, prefill, decode) if part is not None]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tokenlab.compressors.base import (
+    BlockView,
     CacheReduction,
     CacheView,
     FrameSelection,
@@ -35,7 +36,8 @@ from tokenlab.compressors.evidence import (
 )
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.errors import SampleError, UserError
-from tokenlab.models.geometry import Layout
+from tokenlab.models.blocks import TowerCut
+from tokenlab.models.geometry import Layout, TowerShape
 from tokenlab.tensors import Evidence, VisualTokens
 
 WIDTH = 8  # of hidden states, keys and embeddings: counts do not depend on it
@@ -61,6 +63,7 @@ class Prompt:
         text: Text tokens: template, frame markers and question together.
         new_tokens: Tokens of the answer; the first comes out of the prefill.
         num_layers: Layers of the LLM.
+        tower: The vision tower, if its frames may lose tokens.
     """
 
     layout: Callable[[int], Layout]
@@ -68,6 +71,7 @@ class Prompt:
     text: int
     new_tokens: int
     num_layers: int
+    tower: TowerShape | None
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Counts:
 
     Attributes:
         passes: Passes of the tower.
+        tower: For each block in which frames may lose tokens, how many its attention reads, and its MLP.
         visual: Visual tokens at the LLM's entry, separators included.
         visual_left: Visual tokens behind the last cut inside the LLM.
         attention: Tokens that each layer's attention reads at prefill; its cache keeps them.
@@ -84,6 +89,7 @@ class Counts:
     """
 
     passes: int | None
+    tower: tuple[tuple[int, int], ...] | None
     visual: int | None
     visual_left: int | None
     attention: tuple[int, ...] | None
@@ -117,8 +123,6 @@ MEDIA = (Noise(0, still=False), Noise(1, still=False), Noise(2, still=True))
 
 def rehearse(pipeline: Pipeline, prompt: Prompt) -> Counts:
     """What a pipeline leaves of a query; raises UserError if it cannot act on one of this size."""
-    if tower := pipeline.at(TowerReduction):
-        raise UserError(f"{tower[0].name} acts inside the vision tower, a stage that profile does not price yet")
     played = [_Rehearsal(pipeline, prompt, noise).play() for noise in MEDIA]
     values = {field.name: [getattr(counts, field.name) for counts in played] for field in fields(Counts)}
     return Counts(**{name: each[0] if each == each[:1] * len(each) else None for name, each in values.items()})
@@ -137,6 +141,8 @@ class _Rehearsal:
         tokens = VisualTokens(
             self.noise.rows(layout, WIDTH), torch.from_numpy(layout.on_grid), layout.grid, self._evidence(layout)
         )
+        cut = self._tower(layout)
+        tokens = tokens if cut is None else tokens.reduce(cut.reduction)
         for method in self.pipeline.at(GridReduction):
             view = GridView(tokens, "", self._generator(method.name))
             tokens = tokens.reduce(self._ask(method, lambda view=view, method=method: method.reduce_grid(view)))
@@ -144,6 +150,7 @@ class _Rehearsal:
         attention, behind = self._layers(tokens, text)
         return Counts(
             passes=layout.passes,
+            tower=cut.tokens if cut else (),
             visual=tokens.num_tokens + text - self.prompt.text,
             visual_left=behind[-1] - self.prompt.text,
             attention=attention,
@@ -159,6 +166,37 @@ class _Rehearsal:
             view = FrameView(frames, seconds, "", evidence, self._generator(method.name))
             frames = self._ask(method, lambda view=view, method=method: method.select_frames(view)).num_outputs
         return frames
+
+    def _tower(self, layout: Layout) -> TowerCut | None:
+        """What a method inside the tower leaves."""
+        methods, shape = self.pipeline.at(TowerReduction), self.prompt.tower
+        if not methods:
+            return None
+        (method,) = methods
+        if shape is None:
+            raise UserError(f"{method.name}: what stands behind this model's vision tower counts every frame's patches")
+        frames, left = layout.passes, shape.protected + len(layout.on_grid) // layout.passes
+        state, size = None, torch.ones(frames, left)
+        reductions, lengths = [], []
+        for block in range(shape.read):
+            view = BlockView(
+                layer=block,
+                num_layers=shape.read,
+                hidden=self.noise.draw(frames, left, WIDTH),
+                keys=self.noise.draw(frames, left, 1, WIDTH),
+                size=size,
+                patches=shape.protected + len(layout.on_grid) // frames,
+                protected=shape.protected,
+                generator=self._generator(method.name),
+            )
+            reduction, state = self._ask(
+                method, lambda view=view, method=method, state=state: method.reduce_block(view, state)
+            )
+            size = reduction.check().apply(size.flatten(), "sum").unflatten(0, (frames, -1))
+            lengths.append((left, size.shape[1]))
+            reductions.append(reduction)
+            left = size.shape[1]
+        return TowerCut(method, frames, shape.protected, shape.depth, tuple(reductions), tuple(lengths))
 
     def _layers(self, tokens: VisualTokens, text: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Lengths of the sequence at each layer's attention, and behind it."""

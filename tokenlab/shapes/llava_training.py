@@ -23,11 +23,11 @@ NOBODY = -1
 WEIGHTS = dict.fromkeys((*TYPES, *TRAINING_TYPES), 1.0) | {
     "colour": 0.4,
     "shape": 0.5,
-    "when": 3.0,
+    "when": 2.0,
     "mover": 1.5,
     "first": 6.0,
     "last": 6.0,
-    "frame": 2.0,
+    "frame": 3.0,
     "moment": 1.5,
 }
 """How often the types are asked relative to one another: what is hard to learn more often."""
@@ -65,14 +65,14 @@ class Phase:
 class LlavaBatch:
     """Videos as token ids and features, their questions with answers, and the word to be predicted after each word.
 
-    `happening` says for each patch, in a word, what has just happened there; only training needs it.
+    `happening` says for each patch, in three words, what has just happened there; only training needs it.
     """
 
     features: Float[Tensor, "videos frames patches width"]
     timestamps: Int[Tensor, "videos frames"]
     text: PackedText
     targets: Int[Tensor, "videos length"]
-    happening: Int[Tensor, "videos frames patches"] | None = None
+    happening: Int[Tensor, "videos frames patches 3"] | None = None
 
 
 def ids(text: str) -> list[int]:
@@ -136,9 +136,12 @@ def make_batch(
     return LlavaBatch(torch.tensor(features), timestamps, PackedText(words, owners, places), targets)
 
 
-def event_words(scene: Scene, frames: Int[np.ndarray, " frames"]) -> Int[np.ndarray, "frames patches"]:
-    """For each patch of the frames shown (from 1) the event that it shows for the first time, or "stays"."""
-    words = np.full((len(frames), GRID**2), WORD_IDS["stays"])
+def event_words(scene: Scene, frames: Int[np.ndarray, " frames"]) -> Int[np.ndarray, "frames patches 3"]:
+    """For each patch of the frames shown (from 1) what it shows for the first time, as "f7 circle moves", or "stays".
+
+    "stays" stands three times.
+    """
+    words = np.full((len(frames), GRID**2, 3), WORD_IDS["stays"])
     for thing in scene.things:
         shown = int(np.searchsorted(frames, thing.frame))
         if not thing.frame or shown in (0, len(frames)):
@@ -146,7 +149,7 @@ def event_words(scene: Scene, frames: Int[np.ndarray, " frames"]) -> Int[np.ndar
         state = thing.state(int(frames[shown])) or thing.state(int(frames[shown - 1]))
         assert state is not None
         near = ((CENTRES - (state.x, state.y)) ** 2).sum(1) < (thing.radius + 1) ** 2
-        words[shown, near] = WORD_IDS[thing.event]
+        words[shown, near] = ids(f"f{frames[shown]} {thing.shape} {thing.event}")
     return words
 
 
@@ -164,19 +167,20 @@ def llava_loss(llava: LlavaForConditionalGeneration, batch: LlavaBatch) -> Tenso
 
     Answers alone leave a model at chance about time for thousands of steps: it needs patches that know their frame and
     what has changed since the frame before, and hears of neither. So after the second layer every patch is asked for
-    its frame's timestamp, and after the third for what happens there; eventful and quiet patches count the same.
+    its frame's timestamp, and after the third for what happens there; eventful and quiet patches count the same. That
+    it says when and to what, not only how, is what lets the last layer find the first and the last event.
     """
     _, second, third, text = _hidden(llava, batch)
     loss = F.cross_entropy(readout(llava, text).flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
     if batch.happening is None:
         return loss
     num_frames = batch.timestamps.shape[1]
-    times = batch.timestamps[:, :, None].expand_as(batch.happening)
+    times = batch.timestamps[:, :, None].expand(batch.happening.shape[:3])
     knows_time = F.cross_entropy(readout(llava, patches_of(second, num_frames)).flatten(0, 2), times.flatten())
-    error = F.cross_entropy(
-        readout(llava, patches_of(third, num_frames)).flatten(0, 2), batch.happening.flatten(), reduction="none"
-    )
-    quiet = batch.happening.flatten() == WORD_IDS["stays"]
+    # Three right answers at once, each of which should get a third of the probability.
+    said = readout(llava, patches_of(third, num_frames)).log_softmax(-1)
+    error = -said.gather(-1, batch.happening).mean(-1)
+    quiet = batch.happening[..., 0] == WORD_IDS["stays"]
     knows_event = (error * quiet).sum() / quiet.sum() + (error * ~quiet).sum() / (~quiet).sum().clamp(min=1)
     return loss + DENSE * (knows_time + knows_event / 2)
 
