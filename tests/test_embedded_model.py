@@ -23,7 +23,9 @@ def clips(tmp_path_factory) -> list[Clip]:
     """The quickstart's videos and questions."""
     data = DATASETS["shapes"](num_videos=70, questions_per_video=3, folder=str(tmp_path_factory.mktemp("shapes")))
     data.prepare_data()
-    return [Clip(entry.cluster, entry.samples, decode(entry.path, 16)) for entry in data.entries("validation")]
+    return [
+        Clip(entry.cluster, entry.samples, (decode(entry.media[0].path, 16),)) for entry in data.entries("validation")
+    ]
 
 
 def ask(checkpoint: str, clips: list[Clip], pipeline: Pipeline, batch_size: int = 4) -> dict[str, tuple[int, ...]]:
@@ -46,7 +48,7 @@ def test_full_equals_plain_generate_on_every_question(clips):
     """The processor's own output for each whole prompt, through unmodified greedy `generate`."""
     reference = Reference(str(EMBEDDED["shapes"]))
     plain = {
-        sample.uid: tuple(reference.plain(clip.frames, sample.question, NEW_TOKENS))
+        sample.uid: tuple(reference.plain([*clip.media, sample.question], NEW_TOKENS))
         for clip in clips
         for sample in clip.samples
     }
@@ -59,7 +61,7 @@ def test_reduced_equals_the_reference(clips, names):
     reference, clips = Reference(str(EMBEDDED["shapes"])), clips[:4]
     pipeline = Pipeline(tuple(REGISTRY[name](retention_ratio=0.25) for name in names))
     by_hand = {
-        sample.uid: tuple(reference.reduced(clip.frames, sample.question, sample.uid, pipeline, NEW_TOKENS))
+        sample.uid: tuple(reference.reduced([*clip.media, sample.question], sample, pipeline, NEW_TOKENS))
         for clip in clips
         for sample in clip.samples
     }

@@ -153,13 +153,14 @@ def _tokens_after(trace: Trace) -> list[tuple[str, int]]:
 
 def flops(trace: Trace, costs: ModelCosts) -> Flops:
     """What one sample costs by its own lengths and steps; the first token comes out of the prefill."""
+    stills = (medium.still for medium in trace.media)
+    grids = (grid[1:] for grid in trace.grids)
+    media = list(zip(trace.passes, grids, trace.tower_tokens, stills, strict=True))
     everywhere = (trace.prefill_tokens,) * costs.num_layers
     read = trace.attention_tokens or everywhere
     return Flops(
-        tower=sum(costs.tower(steps, (rows, columns), trace.tower_tokens) for steps, rows, columns in trace.grids),
-        projector=sum(
-            costs.projector(steps, (rows, columns), trace.tower_tokens) for steps, rows, columns in trace.grids
-        ),
+        tower=sum(costs.tower(*medium) for medium in media),
+        projector=sum(costs.projector(*medium) for medium in media),
         auxiliary=costs.auxiliary(trace.auxiliary_frames, trace.auxiliary_scored, trace.auxiliary_text),
         prefill=costs.prefill_layers(
             read, trace.mlp_tokens or everywhere, rotated=trace.prefill_tokens + trace.rotated_tokens[0]

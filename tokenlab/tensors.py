@@ -239,11 +239,16 @@ class MediumShape:
 
     grid_tokens: int
     separators: int = 0
+    still: bool = False  # an image
 
     @property
     def num_tokens(self) -> int:
         """Visual tokens of the untouched medium."""
         return self.grid_tokens + self.separators
+
+
+BlockTokens = tuple[tuple[int, int], ...]
+"""For each block of a tower the tokens of a frame that its attention reads, and its MLP; (): all the same."""
 
 
 @dataclass(frozen=True)
@@ -255,11 +260,12 @@ class Trace:
     prompt_tokens: int  # length of the sequence the untouched model would read
     prefill_tokens: int  # length of the sequence the LLM read
     grids: tuple[tuple[int, int, int], ...]  # per medium: its token grid as the tower made it, after frame selection
+    passes: tuple[int, ...] = ()  # per medium: how often the tower ran, once a frame, a tile or a few frames together
+    tower_tokens: tuple[BlockTokens, ...] = ()  # per medium: what a pass lost from block to block
     generated_tokens: int = 0  # tokens produced, the end-of-sequence token included
     auxiliary_frames: int = 0  # frames whose patches an auxiliary encoder read for this arm
     auxiliary_scored: int = 0  # frames that it read as a whole
     auxiliary_text: tuple[int, ...] = ()  # lengths of the texts that it read
-    tower_tokens: tuple[tuple[int, int], ...] = ()  # by block, of a frame: read by attention, by MLP; (): all the same
     attention_tokens: tuple[int, ...] = ()  # tokens that each layer's attention read at prefill; (): all the same
     mlp_tokens: tuple[int, ...] = ()  # tokens that were left behind each layer's attention; (): all the same
     decode_sight: tuple[tuple[int, ...], ...] = ()  # cached tokens that each step looked at, by layer; (): all

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from lightning import LightningModule, Trainer
 
-from tokenlab.data import DATASETS, Clip, ClipEntry, QuestionData, Sample, decode
+from tokenlab.data import DATASETS, Clip, ClipEntry, MediaFile, QuestionData, Sample, decode
 from tokenlab.data.module import ClipDataset
 from tokenlab.errors import UserError
 
@@ -29,13 +29,17 @@ def entries(tmp_path_factory, write_video):
         path = folder / f"{i}.mp4"
         if i != 2:  # one file is missing
             write_video(path, 6 + i)
-        made.append(ClipEntry(path, f"c{i}", tuple(Sample(f"{i}#{k}", f"c{i}", "what ?") for k in range(1 + i % 3))))
+        made.append(
+            ClipEntry(
+                (MediaFile(path),), f"c{i}", tuple(Sample(f"{i}#{k}", f"c{i}", "what ?") for k in range(1 + i % 3))
+            )
+        )
     return made
 
 
 def _plain(clip):
-    frames = clip.frames and (clip.frames.pixels.tobytes(), clip.frames.numbers, clip.frames.seconds.tobytes())
-    return clip.cluster, clip.samples, frames, clip.error
+    media = clip.media and [(each.pixels.tobytes(), each.numbers, each.seconds.tobytes()) for each in clip.media]
+    return clip.cluster, clip.samples, media, clip.error
 
 
 def test_one_video_is_one_clip_with_all_its_questions(entries):
@@ -43,13 +47,13 @@ def test_one_video_is_one_clip_with_all_its_questions(entries):
     assert [clip.cluster for clip in clips] == ["c0", "c1", "c2", "c3", "c4"]
     assert [clip.samples for clip in clips] == [entry.samples for entry in entries]
     assert all(clip.decode_milliseconds > 0 for clip in clips)
-    assert [clip.frames is None for clip in clips] == [False, False, True, False, False]
-    assert clips[2].error == f"video '{entries[2].path}' does not exist"
-    assert {clip.error for clip in clips if clip.frames} == {None}
+    assert [clip.media is None for clip in clips] == [False, False, True, False, False]
+    assert clips[2].error == f"video '{entries[2].media[0].path}' does not exist"
+    assert {clip.error for clip in clips if clip.media} == {None}
 
 
 def test_batches_and_workers_change_nothing(entries, grey_levels):
-    decode(entries[0].path, 4)  # in the parent, before any worker is forked
+    decode(entries[0].media[0].path, 4)  # in the parent, before any worker is forked
     seen = []
     for batch_size, num_workers in ((1, 0), (2, 0), (2, 2), (3, 1), (9, 2), (1, 0)):
         loader = Fixed(entries, num_frames=4, batch_size=batch_size, num_workers=num_workers).test_dataloader()
@@ -58,8 +62,8 @@ def test_batches_and_workers_change_nothing(entries, grey_levels):
         assert all(type(batch) is list and type(clip) is Clip for batch in batches for clip in batch)
         seen.append([_plain(clip) for batch in batches for clip in batch])
     assert all(one == seen[0] for one in seen)
-    clips = [clip for batch in loader for clip in batch if clip.frames]
-    assert all(grey_levels(clip.frames.pixels) == list(clip.frames.numbers) for clip in clips)
+    clips = [clip for batch in loader for clip in batch if clip.media]
+    assert all(grey_levels(clip.media[0].pixels) == list(clip.media[0].numbers) for clip in clips)
 
 
 def test_workers_can_be_spawned(entries):
@@ -83,7 +87,7 @@ def test_lightning_walks_it(entries):
     trainer.test(Listener(), data, verbose=False)
     trainer.predict(Listener(), data, return_predictions=False)
     assert [clip.cluster for clip in seen] == [f"c{i}" for i in range(5)] * 3
-    assert isinstance(seen[0].frames.pixels, np.ndarray)
+    assert isinstance(seen[0].media[0].pixels, np.ndarray)
 
 
 def test_programming_errors_are_not_taken_for_bad_videos(entries, monkeypatch):

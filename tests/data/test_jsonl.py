@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenlab.data import MediaFile
 from tokenlab.data.jsonl import Jsonl, check_row, parse
 from tokenlab.errors import UserError
 
@@ -34,7 +35,8 @@ def test_rows_of_one_video_become_one_clip(write, tmp_path):
         _row("./b.mp4", "third ?", answer=None),
     )
     first, second = _entries(file)
-    assert (first.path, second.path) == (tmp_path.resolve() / "b.mp4", tmp_path.resolve() / "in" / "a.mp4")
+    folder = tmp_path.resolve()
+    assert (first.media, second.media) == ((MediaFile(folder / "b.mp4"),), (MediaFile(folder / "in" / "a.mp4"),))
     assert (first.cluster, second.cluster) == ("b.mp4", "film")
     assert [sample.uid for sample in first.samples + second.samples] == ["b.mp4#0", "./b.mp4#1", "mine"]
     assert [sample.question for sample in first.samples] == ["first ?", "third ?"]
@@ -51,7 +53,7 @@ def test_every_split_asks_the_same(write):
 def test_root(write, tmp_path):
     (tmp_path / "videos").mkdir()
     (entry,) = _entries(write(_row()), root=str(tmp_path / "videos"))
-    assert entry.path == tmp_path.resolve() / "videos" / "a.mp4"
+    assert entry.media[0].path == tmp_path.resolve() / "videos" / "a.mp4"
     with pytest.raises(UserError, match=r"data\.root is '.*nowhere', which is not a folder"):
         _entries(write(_row()), root=str(tmp_path / "nowhere"))
 
@@ -60,9 +62,9 @@ def test_missing_video_and_empty_question_are_left_to_the_run(write, write_video
     write_video(tmp_path / "a.mp4", 3)
     data = Jsonl(write(_row(question=""), _row("gone.mp4")), num_workers=0, batch_size=2)
     (batch,) = data.val_dataloader()
-    assert batch[0].frames.numbers == (0, 1, 2)
+    assert batch[0].media[0].numbers == (0, 1, 2)
     assert batch[0].samples[0].question == ""
-    assert batch[1].frames is None
+    assert batch[1].media is None
     assert batch[1].error.endswith("gone.mp4' does not exist")
 
 
@@ -79,13 +81,21 @@ BAD_ROWS = [
     ({"video": "a.mp4"}, "'question' is missing"),
     ({"video": None, "question": "what ?"}, "'video' is missing"),
     ({"video": "a.mp4", "quesiton": "what ?"}, "unknown key 'quesiton': did you mean 'question'?"),
-    (_row(zzz=1), "unknown key 'zzz': choose from video, question, answer, uid, type, cluster"),
+    (_row(zzz=1), "unknown key 'zzz': choose from video, image, question, content, answer, uid, type, cluster"),
     (_row(answer=4), "'answer' must be text in quotes, not 4"),
     (_row(video=["a.mp4"]), "'video' must be text in quotes"),
     (_row("../a.mp4"), "video '../a.mp4' is not a file inside"),
     (_row("/a.mp4"), "video '/a.mp4' is not a file inside"),
     (_row(""), "video '' is not a file inside"),
-    (_row("ok.mp4", cluster="two"), "cluster 'two' is 'one' in an earlier question about the video 'ok.mp4'"),
+    ({"question": "what ?"}, "'video' is missing"),
+    (_row(image="a.png"), "'video' stands beside 'image': list several media in 'content'"),
+    ({"image": "../a.png", "question": "?"}, "image '../a.png' is not a file inside"),
+    ({"content": [{"text": "what ?"}], "question": "what ?"}, "leave out 'question'"),
+    ({"content": []}, "'content' must be a list such as"),
+    ({"content": [{"text": "what ?"}, {"sound": "a.mp3"}]}, "part 2 of 'content' must be one of video, image, text"),
+    ({"content": [{"image": "a.png", "text": "what ?"}]}, "part 1 of 'content' must be one of"),
+    ({"content": [{"text": 3}]}, "part 1 of 'content' must be one of"),
+    (_row("ok.mp4", cluster="two"), "cluster 'two' is 'one' in an earlier question about 'ok.mp4'"),
 ]
 
 
@@ -121,3 +131,39 @@ def test_any_line_is_a_row_or_a_user_error(line):
     line = line.encode() if isinstance(line, str) else line
     with suppress(UserError):
         assert {"video", "question"} <= set(check_row(parse(line, "q.jsonl:1"), "q.jsonl:1"))
+
+
+def test_content_says_what_is_shown_and_where(write, tmp_path):
+    between = [{"text": "is"}, {"image": "a.png"}, {"text": "in"}, {"video": "b.mp4"}, {"text": "?"}]
+    file = write(
+        {"content": between, "answer": "yes"},
+        {"image": "a.png", "question": "what is it ?"},
+        {"content": [{"text": "who are you ?"}]},
+        {"content": [{"text": "and who am I ?"}]},
+        {"content": [{"image": "a.png"}, {"video": "b.mp4"}, {"text": "what else ?"}]},
+    )
+    both, image, nothing = _entries(file)
+    assert [each.still for each in both.media] == [True, False]
+    assert [sample.content for sample in both.samples] == [("is", 0, "in", 1, "?"), (0, 1, "what else ?")]
+    assert [sample.question for sample in both.samples] == ["is in ?", "what else ?"]
+    assert [sample.uid for sample in both.samples] == ["a.png + b.mp4#0", "a.png + b.mp4#1"]
+    assert image.media == (MediaFile(tmp_path.resolve() / "a.png", still=True),)
+    assert image.samples[0].content is None
+    assert nothing.media == ()
+    assert len({sample.cluster for sample in nothing.samples}) == len(nothing.samples) == 2
+
+
+def test_images_are_read_upright_and_in_colour(write, tmp_path):
+    from PIL import Image
+
+    grey, tags = Image.new("L", (30, 20), 200), Image.Exif()
+    tags[0x0112] = 6  # lies on its side
+    grey.save(tmp_path / "a.jpg", exif=tags)
+    (tmp_path / "b.png").write_bytes(b"no image")
+    file = write(*({"image": name, "question": "what ?"} for name in ("a.jpg", "b.png", "c.png")))
+    read, damaged, missing = (batch[0] for batch in Jsonl(file, num_workers=0).val_dataloader())
+    (frames,) = read.media
+    assert (frames.pixels.shape, frames.still, frames.numbers) == ((1, 30, 20, 3), True, (0,))
+    assert damaged.media is missing.media is None
+    assert "b.png' cannot be read: cannot identify image file" in damaged.error
+    assert missing.error.endswith("c.png' cannot be read: No such file or directory")

@@ -34,7 +34,8 @@ def test_uids_are_stable_and_mean_one_question(folder):
 def test_splits(folder):
     data = Shapes(num_videos=3, folder=folder)
     assert data.entries("test") == data.entries("predict")
-    assert not {entry.path for entry in data.entries("validation")} & {entry.path for entry in data.entries("test")}
+    validation, test = ({entry.media[0].path for entry in data.entries(split)} for split in ("validation", "test"))
+    assert not validation & test
 
 
 def test_videos_are_rendered_once_and_read_back(folder, monkeypatch, capfd):
@@ -45,14 +46,14 @@ def test_videos_are_rendered_once_and_read_back(folder, monkeypatch, capfd):
     Shapes(num_videos=3, folder=folder).prepare_data()
     assert capfd.readouterr() == ("", "")
     (batch,) = data.val_dataloader()
-    assert [clip.frames.pixels.shape for clip in batch] == [(16, 64, 64, 3)] * 3
-    assert batch[0].frames.seconds.tolist()[:5] == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+    assert [clip.media[0].pixels.shape for clip in batch] == [(16, 64, 64, 3)] * 3
+    assert batch[0].media[0].seconds.tolist()[:5] == pytest.approx([0, 0.25, 0.5, 0.75, 1])
 
 
 def test_videos_of_another_renderer_are_not_taken_over(folder, monkeypatch):
-    path = Shapes(num_videos=1, folder=folder).entries("test")[0].path
+    path = Shapes(num_videos=1, folder=folder).entries("test")[0].media[0].path
     monkeypatch.setattr("tokenlab.data.shapes.inspect.getsource", lambda module: "another version")
-    assert Shapes(num_videos=1, folder=folder).entries("test")[0].path.parent != path.parent
+    assert Shapes(num_videos=1, folder=folder).entries("test")[0].media[0].path.parent != path.parent
 
 
 def test_default_folder_is_the_user_s_cache(monkeypatch, tmp_path):

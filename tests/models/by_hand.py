@@ -32,14 +32,32 @@ class Seen:
     Attributes:
         features: One row a placeholder, in prompt order.
         on_grid: Which of them lie on the token grid; the others are newlines and class tokens.
-        grid: Frames, rows, columns.
+        places: Frame, row and column of those on it.
         deep: What later layers of the LLM add to them.
     """
 
     features: Tensor
     on_grid: Tensor
-    grid: tuple[int, int, int]
+    places: Tensor
     deep: list[Tensor]
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Frames, rows, columns."""
+        frames, rows, columns = (self.places.amax(0) + 1).tolist()
+        return frames, rows, columns
+
+
+def mosaic(on_grid: Tensor, vision) -> Tensor:
+    """Places of an image's tokens: a small picture, then a mosaic with a newline behind every row."""
+    side = vision.image_size // vision.patch_size
+    base = torch.cartesian_prod(torch.zeros(1, dtype=torch.long), torch.arange(side), torch.arange(side))
+    ends = [index for index, inside in enumerate(on_grid.tolist()) if not inside]
+    if len(ends) == 1:  # there is only the small picture
+        return base
+    columns = ends[1] - ends[0] - 1
+    tiles = torch.cartesian_prod(torch.ones(1, dtype=torch.long), torch.arange(len(ends)), torch.arange(columns))
+    return torch.cat([base, tiles])
 
 
 class Checkpoint:
@@ -53,28 +71,38 @@ class Checkpoint:
         ).eval()
         self.kind = self.model.config.model_type
         config = self.model.config
-        self.placeholder = config.image_token_id if self.kind in AS_IMAGES else config.video_token_id
+        self.image, self.video = config.image_token_id, getattr(config, "video_token_id", None)
+        if self.kind in AS_IMAGES:
+            self.video = self.image
         self.closing, self.following = CLOSING.get(self.kind, 0), FOLLOWING.get(self.kind, 0)
 
-    def inputs(self, frames, question: str) -> dict[str, Tensor]:
-        """Processor output for the whole prompt."""
-        content = [{"type": "video"}]
-        if self.kind == "llava":
-            content = []
-            for number in frames.numbers:
-                marker = self.model.config.frame_text.format(number=number + 1)
-                content += [{"type": "text", "text": marker}, {"type": "image"}]
-        messages = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
+    def inputs(self, *parts) -> dict[str, Tensor]:
+        """Processor output for a whole prompt of texts and media."""
+        content, images, videos, metadata = [], [], [], []
+        for part in parts:
+            if isinstance(part, str):
+                content.append({"type": "text", "text": part})
+            elif part.still:
+                content.append({"type": "image"})
+                images.append(part.pixels[0])
+            elif self.kind == "llava":
+                for number, pixels in zip(part.numbers, part.pixels, strict=True):
+                    marker = self.model.config.frame_text.format(number=number + 1)
+                    content += [{"type": "text", "text": marker}, {"type": "image"}]
+                    images.append(pixels)
+            else:
+                pixels, numbers = part.pixels, list(part.numbers)
+                if self.kind == "qwen3_vl" and len(numbers) == 1:  # its processor refuses one frame
+                    pixels, numbers = pixels[[0, 0]], numbers * 2
+                content.append({"type": "video"})
+                videos.append(pixels)
+                metadata.append(self.metadata(numbers, part.seconds))
+        messages = [{"role": "user", "content": content}]
         text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        if self.kind == "llava":
-            return self.processor(text=[text], images=list(frames.pixels), return_tensors="pt")
-        pixels, numbers = frames.pixels, list(frames.numbers)
-        if self.kind == "qwen3_vl" and len(numbers) == 1:  # its processor refuses one frame
-            pixels, numbers = pixels[[0, 0]], numbers * 2
-        metadata = self.metadata(numbers, frames.seconds)
-        return self.processor(
-            text=[text], videos=[pixels], video_metadata=[metadata], do_sample_frames=False, return_tensors="pt"
-        )
+        media = {"images": [images] if self.kind == "smolvlm" else images} if images else {}
+        if videos:
+            media |= {"videos": videos, "video_metadata": metadata, "do_sample_frames": False}
+        return self.processor(text=[text], **media, return_tensors="pt")
 
     @staticmethod
     def metadata(numbers: list[int], seconds) -> dict:
@@ -89,42 +117,48 @@ class Checkpoint:
 
     def look(self, inputs) -> Seen:
         """Tower and projector."""
-        core, names = self.model.model, ("video_grid_thw", "pixel_attention_mask")
+        core = self.model.model
+        names = ("video_grid_thw", "image_grid_thw", "pixel_attention_mask", "image_sizes")
         asked = {name: inputs[name] for name in names if name in inputs}
-        if self.kind in AS_IMAGES:
-            output = core.get_image_features(inputs["pixel_values"], **asked, return_dict=True)
-        else:
+        if "pixel_values_videos" in inputs:
             output = core.get_video_features(inputs["pixel_values_videos"], **asked, return_dict=True)
+        elif "pixel_values_images" in inputs:
+            output = core.get_image_features(pixel_values_images=inputs["pixel_values_images"], return_dict=True)
+        else:
+            output = core.get_image_features(inputs["pixel_values"], **asked, return_dict=True)
         pooled = output.pooler_output
         pooled = pooled if isinstance(pooled, Tensor) else torch.cat(list(pooled))
         features = pooled.reshape(-1, pooled.shape[-1])
         deep = [layer[0] for layer in getattr(output, "deepstack_features", None) or []]
-        frames, per_frame = self.frames_in(inputs), 0
+        frames = self.frames_in(inputs)
         on_grid = torch.ones(len(features), dtype=torch.bool)
-        if self.kind == "llava_onevision":
-            on_grid[-1] = False  # one newline at the very end
-        if self.kind == "video_llava":
+        if self.kind == "llava_onevision" or "image_sizes" in inputs:
+            on_grid = (features != core.image_newline).any(-1)
+        if self.kind == "video_llava" and "pixel_values_videos" in inputs:
             on_grid[:: len(features) // frames] = False  # a class token before each frame
+        if "image_sizes" in inputs:
+            return Seen(features, on_grid, mosaic(on_grid, self.model.config.vision_config), deep)
         per_frame = int(on_grid.sum()) // frames
-        if "video_grid_thw" in inputs:
-            _, rows, columns = inputs["video_grid_thw"][0].tolist()
-            return Seen(features, on_grid, (frames, rows // 2, columns // 2), deep)
         side = round(per_frame**0.5)
-        return Seen(features, on_grid, (frames, side, side), deep)
+        rows, columns = side, side
+        for name in ("video_grid_thw", "image_grid_thw"):
+            if name in inputs:
+                rows, columns = (size // 2 for size in inputs[name][0, 1:].tolist())
+        return Seen(features, on_grid, torch.cartesian_prod(*map(torch.arange, (frames, rows, columns))), deep)
 
     def frames_in(self, inputs) -> int:
         """Time steps of the token grid."""
-        if "video_grid_thw" in inputs:
-            return int(inputs["video_grid_thw"][0, 0])
-        if self.kind in AS_IMAGES:
-            return inputs["pixel_values"].flatten(0, -4).shape[0]
-        return inputs["pixel_values_videos"].shape[1]
+        for name in ("video_grid_thw", "image_grid_thw"):
+            if name in inputs:
+                return int(inputs[name][0, 0])
+        (pixels,) = (value for name, value in inputs.items() if name.startswith("pixel_values"))
+        return pixels.flatten(0, -4).shape[0]
 
     def positions(self, inputs) -> Tensor:
         """Of the untouched prompt: one row, or three under M-RoPE."""
         if not self.kind.startswith("qwen"):
             return torch.arange(inputs["input_ids"].shape[1])[None]
-        names = ("mm_token_type_ids", "video_grid_thw", "second_per_grid_ts", "attention_mask")
+        names = ("mm_token_type_ids", "video_grid_thw", "image_grid_thw", "second_per_grid_ts", "attention_mask")
         asked = {name: inputs[name] for name in names if name in inputs}
         positions, _ = self.model.model.get_rope_index(inputs["input_ids"], **asked)
         return positions[:, 0]
@@ -148,7 +182,8 @@ class Checkpoint:
             if self.kind != "qwen2_5_vl":
                 return merged
             vision = self.eager.config.vision_config  # window by window
-            order, _ = get_vision_window_index(inputs["video_grid_thw"], 2, vision.window_size, vision.patch_size)
+            (grid_thw,) = (value for name, value in inputs.items() if name.endswith("grid_thw"))
+            order, _ = get_vision_window_index(grid_thw, 2, vision.window_size, vision.patch_size)
             return merged[torch.argsort(order)]
         rows = torch.cat(calls)  # frames, patches, values
         if self.kind not in ("llava_onevision", "smolvlm"):
@@ -163,7 +198,10 @@ class Checkpoint:
     def recorded(self, inputs, layer: int) -> list[tuple[Tensor, Tensor]]:
         """Keys and the eager kernel's weights in one layer of the tower, call by call."""
         blocks = self.eager.model
-        for name in BLOCKS.get(self.kind, "vision_tower.encoder.layers").split("."):
+        path = BLOCKS.get(self.kind, "vision_tower.encoder.layers")
+        if "pixel_values_images" in inputs:
+            path = "image_tower.encoder.layers"
+        for name in path.split("."):
             blocks = getattr(blocks, name)
         watched = [m for m in blocks[layer].modules() if type(m).__name__.endswith("Attention")]
         module = sys.modules[type(watched[0]).__module__]

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tests.models.by_hand import BLOCKS, Checkpoint
-from tests.models.dense import dense
+from tests.models.by_hand import Checkpoint
+from tests.models.sequence import dense
 from tokenlab.compressors.base import BlockView, TowerReduction
 from tokenlab.tensors import Evidence
 
@@ -39,15 +39,14 @@ def look(
 ) -> Left:
     """The tower and the projector; `attention` and `keys` are evidence read in a layer, counted from the end."""
     core = checkpoint.model.model
-    video = checkpoint.kind == "video_llava"
-    tower = core.video_tower if video else core.vision_tower
-    pixels = inputs["pixel_values_videos" if video else "pixel_values"].flatten(0, -4)
+    names = {"pixel_values_videos": "video_tower", "pixel_values_images": "image_tower", "pixel_values": "vision_tower"}
+    (name,) = names.keys() & inputs.keys()
+    tower, pixels = getattr(core, names[name]), inputs[name].flatten(0, -4)
     hidden = tower.pre_layrnorm(tower.embeddings(pixels))
     frames, tokens = hidden.shape[:2]
     home = torch.arange(frames * tokens).reshape(frames, tokens)
     size, seen, state = torch.ones(frames, tokens), {}, None
     depth = len(tower.encoder.layers)
-    assert BLOCKS.get(checkpoint.kind, "vision_tower.encoder.layers").endswith("encoder.layers")
     read = depth + 1 + checkpoint.model.config.vision_feature_layer
     for number, block in enumerate(tower.encoder.layers[:read]):
         attended, key, weights = attend(block.self_attn, block.layer_norm1(hidden), size, method)

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from tests.models.by_hand import Checkpoint
-from tests.models.reference import Token, edit, shrink
+from tests.models.sequence import Token, cut, shrink
 from tokenlab.compressors import Pipeline
 from tokenlab.compressors.base import CacheReduction, CacheView, LayerReduction, LayerView, seeded_generator
 from tokenlab.compressors.evidence import LastAttention
 from tokenlab.tensors import Reduction, VisualTokens
+
+Media = list[VisualTokens]
 
 
 @dataclass
@@ -29,27 +31,31 @@ class Inside:
     unseen: list[set[int]] = field(default_factory=list)
     cache_state: dict[str, Any] = field(default_factory=dict)
 
-    def greedy(self, sequence: list[Token], original: list[Token], tokens: VisualTokens, new_tokens: int) -> list[int]:
+    def greedy(
+        self, sequence: list[Token], original: list[Token], media: list[VisualTokens], new_tokens: int
+    ) -> list[int]:
         """The answer, until the end of sequence."""
         model, answer = self.checkpoint.model, []
         for _ in range(new_tokens):
-            hidden = self.forward([replace(t, deep=list(t.deep)) for t in sequence], original, tokens, answer)
+            hidden = self.forward([replace(t, deep=list(t.deep)) for t in sequence], original, list(media), answer)
             answer.append(int(model.lm_head(model.model.get_decoder().norm(hidden)).argmax()))
             if answer[-1] == model.generation_config.eos_token_id:
                 break
         return answer
 
-    def forward(self, prompt: list[Token], original: list[Token], tokens: VisualTokens, answer: list[int]) -> Tensor:
+    def forward(
+        self, prompt: list[Token], original: list[Token], media: list[VisualTokens], answer: list[int]
+    ) -> Tensor:
         """The last token's hidden state behind the last layer."""
         model = self.checkpoint.model
         decoder, eager = model.model.get_decoder(), self.checkpoint.eager.model.get_decoder()
         tail = model.get_input_embeddings()(torch.tensor(answer, dtype=torch.long))
-        prompt, tokens = in_order(prompt, tokens)
-        initial, states, narrowed = tokens.num_tokens, {}, False
+        prompt, media = in_order(prompt, media)
+        initial, states, narrowed = [tokens.num_tokens for tokens in media], {}, False
         paid = paid_by_last = None
         for number, (layer, twin) in enumerate(zip(decoder.layers, eager.layers, strict=True)):
             walk = (number, len(decoder.layers), initial, states)
-            prompt, tokens, paid = self.cut(prompt, tokens, original, (*walk, "before_attention"), paid)
+            prompt, media, paid = self.cut(prompt, media, original, (*walk, "before_attention"), paid)
             if answer and (deciding := self.cache_methods(number, len(decoder.layers))):
                 narrowed = True
                 if len(self.unseen) < len(answer):
@@ -64,7 +70,7 @@ class Inside:
             hidden = (hidden + attended)[0]
             set_values(prompt, hidden)
             tail = hidden[len(prompt) :]
-            prompt, tokens, paid = self.cut(prompt, tokens, original, (*walk, "after_attention"), paid)
+            prompt, media, paid = self.cut(prompt, media, original, (*walk, "after_attention"), paid)
             hidden = torch.cat([torch.stack([token.value for token in prompt]), tail])[None]
             hidden = (hidden + layer.mlp(layer.post_attention_layernorm(hidden)))[0]
             set_values(prompt, hidden)
@@ -74,48 +80,56 @@ class Inside:
                     token.value = token.value + token.deep.pop(0)
         return hidden[-1] if answer else prompt[-1].value
 
-    def cut(self, prompt, tokens, original, where, paid) -> tuple[list[Token], VisualTokens, Tensor | None]:
+    def cut(self, prompt, media, original, where, paid) -> tuple[list[Token], Media, Tensor | None]:
         """Every method that looks at this point, in order; attention paid earlier stays with the tokens it was paid."""
         layer, num_layers, initial, states, moment = where
         for method in self.pipeline.at(LayerReduction):
             if (layer, moment) not in method.points(num_layers):
                 continue
-            visual = [i for i, token in enumerate(prompt) if token.slot is not None]
             shown = [i for i, token in enumerate(prompt) if token.run is not None]
-            view = LayerView(
-                layer=layer,
-                num_layers=num_layers,
-                moment=moment,
-                hidden=torch.stack([token.value for token in prompt]),
-                visual=torch.tensor(visual),
-                places=tokens.places,
-                tag=tokens.tag,
-                initial=initial,
-                text_after=(shown[-1] + 1, len(prompt)),
-                evidence={} if paid is None else {LastAttention(): paid},
-                generator=seeded_generator(self.seed, method.name, self.uid),
-            )
-            reduction, states[method.name] = method.reduce_layer(view, states.get(method.name))
-            tokens = replace(tokens, values=torch.stack([prompt[i].value for i in visual]))
-            received = {} if paid is None else {tuple(t.home): p for t, p in zip(prompt, paid, strict=True)}
-            prompt = edit(prompt, original, tokens, reduction, method.positions, method.separators)
-            prompt, tokens = in_order(prompt, shrink(tokens, reduction))
-            paid = torch.stack([received[tuple(token.home)] for token in prompt]) if received else None
-        return prompt, tokens, paid
+            decisions, media = [], list(media)
+            for number, tokens in enumerate(media):
+                visual = slots_of(prompt, number)
+                view = LayerView(
+                    layer=layer,
+                    num_layers=num_layers,
+                    moment=moment,
+                    hidden=torch.stack([token.value for token in prompt]),
+                    visual=torch.tensor(visual),
+                    places=tokens.places,
+                    tag=tokens.tag,
+                    initial=initial[number],
+                    text_after=(shown[-1] + 1, len(prompt)),
+                    evidence={} if paid is None else {LastAttention(): paid},
+                    generator=seeded_generator(self.seed, method.name, self.uid),
+                )
+                key = method.name, number
+                reduction, states[key] = method.reduce_layer(view, states.get(key))
+                media[number] = replace(tokens, values=torch.stack([prompt[i].value for i in visual]))
+                decisions.append(reduction)
+            received = {} if paid is None else {id(t.home): p for t, p in zip(prompt, paid, strict=True)}
+            for number, reduction in enumerate(decisions):
+                prompt, media = cut(prompt, original, media, number, reduction, method)
+            prompt, media = in_order(prompt, media)
+            paid = torch.stack([received[id(token.home)] for token in prompt]) if received else None
+        return prompt, media, paid
 
     def cache_methods(self, layer: int, num_layers: int) -> list[CacheReduction]:
         return [m for m in self.pipeline.at(CacheReduction) if layer in m.cache_layers(num_layers)]
 
     def choose(self, methods, prompt, layer, num_layers, step, paid) -> None:
         """What the newest answer token looks at from this layer on."""
-        visual = [i for i, token in enumerate(prompt) if token.slot is not None]
         (method,) = methods
-        generator = seeded_generator(self.seed, method.name, self.uid)
-        view = CacheView(layer, num_layers, step, torch.tensor(visual), {LastAttention(): paid}, generator)
-        reduction, state = method.reduce_cache(view, self.cache_state.get(method.name))
-        self.cache_state[method.name] = state
-        kept = {visual[i] for i in reduction.anchor.tolist()}
-        self.unseen.append({i for i in visual if i not in kept})
+        unseen = set()
+        for number in sorted({token.medium for token in prompt if token.slot is not None}):
+            visual = slots_of(prompt, number)
+            generator = seeded_generator(self.seed, method.name, self.uid)
+            view = CacheView(layer, num_layers, step, torch.tensor(visual), {LastAttention(): paid}, generator)
+            key = method.name, number
+            reduction, self.cache_state[key] = method.reduce_cache(view, self.cache_state.get(key))
+            kept = {visual[i] for i in reduction.anchor.tolist()}
+            unseen |= {i for i in visual if i not in kept}
+        self.unseen.append(unseen)
 
     def mask(self, prompt: list[Token], fed: int, narrowed: bool) -> Tensor:
         """Causal; where sight is narrowed, every answer token by itself."""
@@ -127,12 +141,20 @@ class Inside:
         return torch.zeros(length, length).masked_fill(hidden, torch.finfo(torch.float32).min)[None, None]
 
 
-def in_order(prompt: list[Token], tokens: VisualTokens) -> tuple[list[Token], VisualTokens]:
-    """Slots numbered as they stand in the sequence."""
-    order = [token.slot for token in prompt if token.slot is not None]
-    rank = {slot: place for place, slot in enumerate(order)}
-    prompt = [token if token.slot is None else replace(token, slot=rank[token.slot]) for token in prompt]
-    return prompt, shrink(tokens, Reduction.keep(torch.tensor(order), tokens.num_tokens))
+def slots_of(prompt: list[Token], medium: int) -> list[int]:
+    """Where a medium's tokens are, without its class tokens and newlines."""
+    return [i for i, token in enumerate(prompt) if token.slot is not None and token.medium == medium]
+
+
+def in_order(prompt: list[Token], media: Media) -> tuple[list[Token], Media]:
+    """Slots numbered as they stand in the sequence, medium by medium."""
+    ordered = []
+    for number, tokens in enumerate(media):
+        order = [prompt[i].slot for i in slots_of(prompt, number)]
+        rank = {slot: place for place, slot in enumerate(order)}
+        prompt = [replace(t, slot=rank[t.slot]) if t.medium == number and t.slot is not None else t for t in prompt]
+        ordered.append(shrink(tokens, Reduction.keep(torch.tensor(order), tokens.num_tokens)))
+    return prompt, ordered
 
 
 def set_values(prompt: list[Token], hidden: Tensor) -> None:

@@ -30,7 +30,7 @@ def pipeline(space: str) -> Pipeline:
 
 def test_evidence_is_clips_own(mllm):
     """Patches through post layer norm and projection, averaged onto the token grid; the question's pooled embedding."""
-    clip, frames = make_clips()[0], make_clips()[0].frames
+    clip, frames = make_clips()[0], make_clips()[0].media[0]
     model = AutoModel.from_pretrained(EMBEDDED_AUXILIARY["shapes"], dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(EMBEDDED_AUXILIARY["shapes"])
     pixels = processor.image_processor([np.asarray(p) for p in frames.pixels], return_tensors="pt")["pixel_values"]
@@ -66,7 +66,7 @@ def test_only_the_arms_that_use_it_are_charged(mllm):
     assert requests["clip"].encode_milliseconds > requests["llm"].encode_milliseconds
     assert flops(requests["llm"].trace, costs).auxiliary == 0
     with counter() as count:
-        mllm.clip.read(clip.frames, (2, 2))
+        mllm.clip.read(clip.media[0], (2, 2))
         mllm.clip.embed_question(sample.question)
     assert flops(requests["clip"].trace, costs).auxiliary == count.get_total_flops() > 0
 

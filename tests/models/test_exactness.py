@@ -108,7 +108,7 @@ def make_clips() -> list[Clip]:
         pixels = np.clip(scenes[np.arange(num_frames) // 2] + noise, 0, 255).astype(np.uint8)
         frames = Frames(pixels, tuple(range(0, 2 * num_frames, 2)), np.arange(num_frames) / 2)
         samples = tuple(Sample(f"v{index}#{k}", f"v{index}", question) for k, question in enumerate(QUESTIONS))
-        clips.append(Clip(f"v{index}", samples, frames))
+        clips.append(Clip(f"v{index}", samples, (frames,)))
     return clips
 
 
@@ -207,14 +207,14 @@ def possible(bench: Bench, pipelines: dict[str, Pipeline]) -> dict[str, Pipeline
 
 
 def samples(bench: Bench):
-    return [(clip.frames, sample) for clip in bench.clips for sample in clip.samples]
+    return [(clip.media[0], sample) for clip in bench.clips for sample in clip.samples]
 
 
 @pytest.fixture(scope="module")
 def untouched(bench: Bench) -> dict[str, tuple[int, ...]]:
     """Plain transformers, prompt by prompt."""
     return {
-        sample.uid: tuple(bench.reference.plain(frames, sample.question, ANSWER_TOKENS))
+        sample.uid: tuple(bench.reference.plain([frames, sample.question], ANSWER_TOKENS))
         for frames, sample in samples(bench)
     }
 
@@ -249,7 +249,7 @@ def test_keep_all_gives_bit_identical_logits(bench):
         )
         bench.mllm.generate([request])
         handle.remove()
-        inputs = bench.reference.inputs(clip.frames, clip.samples[0].question)
+        inputs = bench.reference.inputs(*clip.media, clip.samples[0].question)
         plain = bench.reference.model.generate(
             **inputs, max_new_tokens=ANSWER_TOKENS, do_sample=False, output_logits=True, return_dict_in_generate=True
         ).logits
@@ -266,7 +266,7 @@ def test_reduced_equals_the_reference(bench, untouched, name):
     if not possible(bench, {name: pipeline}):
         pytest.skip("this family cannot have it")
     expected = {
-        sample.uid: tuple(bench.reference.reduced(frames, sample.question, sample.uid, pipeline, ANSWER_TOKENS))
+        sample.uid: tuple(bench.reference.reduced([frames, sample.question], sample, pipeline, ANSWER_TOKENS))
         for frames, sample in samples(bench)
     }
     assert bench.ask(pipeline) == expected

@@ -6,7 +6,7 @@ Every module of this folder is imported here, so that a new benchmark format is 
 from importlib import import_module
 from pkgutil import iter_modules
 
-from tokenlab.data.module import DATASETS, ClipEntry, QuestionData, Split
+from tokenlab.data.module import DATASETS, ClipEntry, MediaFile, QuestionData, Split
 from tokenlab.data.samples import Clip, Frames, Sample
 from tokenlab.data.video import MediaError, confine, decode
 
@@ -19,6 +19,7 @@ __all__ = [
     "ClipEntry",
     "Frames",
     "MediaError",
+    "MediaFile",
     "QuestionData",
     "Sample",
     "Split",

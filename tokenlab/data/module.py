@@ -21,6 +21,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from tokenlab.data.image import read_image
 from tokenlab.data.samples import Clip, Sample
 from tokenlab.data.video import MediaError, decode
 from tokenlab.errors import UserError
@@ -34,16 +35,24 @@ DATASETS: dict[str, type[QuestionData]] = {}
 
 
 @dataclass(frozen=True)
-class ClipEntry:
-    """One video, still a file, and every question about it."""
+class MediaFile:
+    """A video, or an image."""
 
     path: Path
+    still: bool = False
+
+
+@dataclass(frozen=True)
+class ClipEntry:
+    """One video, or a few media that are shown together, as files, and every question about it."""
+
+    media: tuple[MediaFile, ...]
     cluster: str
     samples: tuple[Sample, ...]
 
 
 class ClipDataset(Dataset[Clip]):
-    """Decodes a video when it is reached; one that cannot be read becomes a failed clip."""
+    """Decodes media when they are reached; what cannot be read becomes a failed clip."""
 
     def __init__(self, entries: Sequence[ClipEntry], num_frames: int) -> None:
         self.entries = entries
@@ -53,13 +62,15 @@ class ClipDataset(Dataset[Clip]):
         return len(self.entries)
 
     def __getitem__(self, index: int) -> Clip:
-        entry, frames, error = self.entries[index], None, None
+        entry, media, error = self.entries[index], None, None
         start = perf_counter()
         try:
-            frames = decode(entry.path, self.num_frames)
+            media = tuple(
+                read_image(file.path) if file.still else decode(file.path, self.num_frames) for file in entry.media
+            )
         except MediaError as reason:
             error = str(reason)
-        return Clip(entry.cluster, entry.samples, frames, error, 1000 * (perf_counter() - start))
+        return Clip(entry.cluster, entry.samples, media, error, 1000 * (perf_counter() - start))
 
 
 class QuestionData(LightningDataModule, ABC):

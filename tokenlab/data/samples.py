@@ -1,16 +1,16 @@
-"""What the data side hands to the model side: a clip with all questions asked about it."""
+"""What the data side hands to the model side: media, with all questions asked about them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One question about one clip.
+    """One question about one clip, or about none.
 
     Attributes:
         uid: Unique in the benchmark, stable between runs.
@@ -18,6 +18,8 @@ class Sample:
         question: As the benchmark words it.
         answer: The expected answer; None where none is known (`tokenlab predict`).
         type: The benchmark's question type; the empty string where it has none.
+        content: Text, and numbers of the clip's media (from 0), in the order of the prompt; None: all media, and then
+            the question.
     """
 
     uid: str
@@ -25,6 +27,7 @@ class Sample:
     question: str
     answer: str | None = None
     type: str = ""
+    content: tuple[str | int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,21 @@ class Frames:
     seconds: Float[np.ndarray, " t"]
     still: bool = False  # an image, not a video of one frame
 
+    def at(self, index: Int[np.ndarray, " s"]) -> Frames:
+        """Some of the frames."""
+        numbers = tuple(self.numbers[i] for i in index.tolist())
+        return replace(self, pixels=self.pixels[index], numbers=numbers, seconds=self.seconds[index])
+
 
 @dataclass(frozen=True)
 class Clip:
-    """One video and every question about it: decoded once, encoded once.
+    """One video, or a few media that are shown together, and every question about it: decoded once, encoded once.
 
-    Exactly one of `frames` and `error` is set: a video that cannot be read is a failed clip, not a crash.
+    Exactly one of `media` and `error` is set: a file that cannot be read is a failed clip, not a crash.
     """
 
     cluster: str
     samples: tuple[Sample, ...]
-    frames: Frames | None
+    media: tuple[Frames, ...] | None
     error: str | None = None
     decode_milliseconds: float = 0.0

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from tokenlab.data.module import ClipEntry, QuestionData, Split, at_least
+from tokenlab.data.module import ClipEntry, MediaFile, QuestionData, Split, at_least
 from tokenlab.data.samples import Sample
 from tokenlab.errors import UserError
 from tokenlab.shapes import videos, world
@@ -56,7 +56,7 @@ class Shapes(QuestionData, name="shapes"):
             legal = questions(scene)
             # Numbered among all that could be asked: a uid means one question, whatever the size of the sample.
             samples = [Sample(f"{cluster}/{legal.index(q)}", cluster, q.text, q.answer, q.type) for q in asked]
-            entries.append(ClipEntry(path, cluster, tuple(samples)))
+            entries.append(ClipEntry((MediaFile(path),), cluster, tuple(samples)))
         return entries
 
     def _videos(self, split: str) -> list[Path]:

@@ -80,7 +80,7 @@ def spread(num_available: int, num_wanted: int) -> tuple[int, ...]:
     return tuple(i * (num_available - 1) // (num_wanted - 1) for i in range(num_wanted))
 
 
-def confine(root: str | os.PathLike[str], name: str) -> Path:
+def confine(root: str | os.PathLike[str], name: str, kind: str = "video") -> Path:
     """The file that a name means inside a root folder.
 
     Raises:
@@ -90,10 +90,10 @@ def confine(root: str | os.PathLike[str], name: str) -> Path:
         base = Path(root).resolve()
         path = (base / name).resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a link to itself; a NUL or a lone surrogate in the name
-        raise MediaError(f"video {name!r} is not the name of a file") from error
+        raise MediaError(f"{kind} {name!r} is not the name of a file") from error
     climbs = PurePath(name).is_absolute() or ".." in PurePath(name).parts
     if climbs or path == base or not path.is_relative_to(base):
-        raise MediaError(f"video {name!r} is not a file inside {str(base)!r}")
+        raise MediaError(f"{kind} {name!r} is not a file inside {str(base)!r}")
     return path
 
 

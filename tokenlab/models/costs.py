@@ -24,6 +24,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, DynamicCache, P
 from tokenlab.models.auxiliary import embed_frames, embed_patches, embed_text
 from tokenlab.models.families import Family
 from tokenlab.models.geometry import Size, vision_side
+from tokenlab.tensors import BlockTokens
 
 
 def counter() -> FlopCounterMode:
@@ -79,9 +80,6 @@ class Polynomial:
         return self.a + self.b * q + self.c * k + self.d * q * k
 
 
-BlockTokens = Sequence[tuple[int, int]]
-"""For each block of a tower the tokens of a frame that its attention reads, and its MLP."""
-
 PLACES = ((1, 1), (1, 2), (2, 2), (2, 3))
 """Where a decoder is counted: new tokens, and all tokens they look at, the cached ones included."""
 
@@ -111,22 +109,23 @@ class ModelCosts:
         """Layers of the LLM."""
         return self.text.num_hidden_layers
 
-    def tower(self, frames: int, grid: Size | None = None, tokens: BlockTokens = ()) -> int:
-        """The vision tower over `frames` frames, all its layers, whichever is read.
+    def tower(self, passes: int, grid: Size | None = None, tokens: BlockTokens = (), still: bool = False) -> int:
+        """The vision tower over one medium, all its layers, whichever is read.
 
         Args:
-            frames: Passes of the tower: frames, an image's tiles, or steps in time of a few frames together.
+            passes: Runs of the tower: frames, an image's tiles, or steps in time of a few frames together.
             grid: Rows and columns of the token grid, for towers that read frames at their own size.
-            tokens: For each block in which a frame may lose tokens, how many its attention reads, and its MLP.
+            tokens: What a frame loses from block to block.
+            still: Whether it is an image.
         """
-        return (self._vision_pass(grid)[0] - self._spared(tokens)) * frames
+        return (self._vision_pass(grid, still)[0] - self._spared(tokens)) * passes
 
-    def projector(self, frames: int, grid: Size | None = None, tokens: BlockTokens = ()) -> int:
+    def projector(self, passes: int, grid: Size | None = None, tokens: BlockTokens = (), still: bool = False) -> int:
         """Everything between tower and LLM, for the same."""
-        flops = self._vision_pass(grid)[1]
+        flops = self._vision_pass(grid, still)[1]
         if tokens:  # a projector that takes tokens one by one
-            flops -= flops // self.vision.layout(1).num_tokens * (tokens[0][0] - tokens[-1][1])
-        return flops * frames
+            flops -= flops // self.vision.layout(1, still=still).num_tokens * (tokens[0][0] - tokens[-1][1])
+        return flops * passes
 
     def _spared(self, tokens: BlockTokens) -> int:
         """What the tower saves on a frame that loses tokens from block to block; blocks behind these read the rest."""
@@ -154,7 +153,7 @@ class ModelCosts:
         attention, others = zip(*counts, strict=True)
         return _fit(attention), _fit(others)
 
-    def _count_vision_pass(self, grid: Size | None) -> tuple[int, int]:
+    def _count_vision_pass(self, grid: Size | None, still: bool) -> tuple[int, int]:
         """Tower and projector for one pass; passes do not see one another."""
         grid = grid or self.vision.layout(1, still=True).grid[1:]
         towers, projectors = self.vision.counted(self.model), self.vision.projectors(self.model)
@@ -162,7 +161,7 @@ class ModelCosts:
 
         def encode() -> None:
             nonlocal passes
-            passes = self.vision.encode(self.model, grid)
+            passes = self.vision.encode(self.model, grid, still)
 
         total, spent = count(encode, [*towers, *projectors])
         tower = sum(spent[: len(towers)]) - sum(spent[len(towers) :])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -26,24 +27,27 @@ from tokenlab.tensors import Evidence, VisualTokens
 
 @dataclass(frozen=True)
 class Encoded:
-    """One clip after tower and projector, for one choice of its frames.
+    """One medium after tower and projector, for one choice of its frames.
 
     Attributes:
         output: What the stock encoder gave back; where the tower lost tokens, spread over the untouched layout.
-        tokens: The clip's grid tokens, with the evidence read from the tower.
-        processed: What the processor made of the clip.
+        tokens: Its grid tokens, with the evidence read from the tower.
+        processed: What the processor made of it.
         milliseconds: Processor, tower and projector.
         evidence_milliseconds: What each piece of evidence took besides; charged to the arms that need it.
         cut: What a method left inside the tower, if there was one.
     """
 
-    frames: Frames
     output: Any
     tokens: VisualTokens
     processed: Processed
     milliseconds: float
     evidence_milliseconds: dict[Evidence, float]
     cut: TowerCut | None = None
+
+    def charge(self, needs: Collection[Evidence]) -> float:
+        """Milliseconds that an arm with these needs is charged."""
+        return self.milliseconds + sum(self.evidence_milliseconds.get(need, 0.0) for need in needs)
 
 
 def synchronise(device: torch.device) -> None:
@@ -61,9 +65,10 @@ def encode(
     needs: frozenset[Evidence],
     tower: TowerMethod | None = None,
 ) -> Encoded:
-    """One clip through processor, tower and projector; raises SampleError if what comes out is not finite."""
+    """One medium through processor, tower and projector; raises SampleError if what comes out is not finite."""
     started = time.perf_counter()
-    reading, processed = writer.reading(frames), writer.process(frames)
+    processed = writer.process(frames)
+    reading = processed.reading
     inputs = {name: _onto(model, value) for name, value in processed.inputs.items()}
     walk = None if tower is None else _walk(model, family, reading, tower)
     probes = [_TowerProbe(family.has_cls, need, walk) for need in needs if isinstance(need, TowerAttention | TowerKeys)]
@@ -98,7 +103,7 @@ def encode(
         evidence[aligned] = values
     tokens = VisualTokens(values, left, grid_shape(processed.places), evidence)
     elapsed = 1000 * (time.perf_counter() - started)
-    return Encoded(frames, output, tokens, processed, elapsed - sum(spent.values()), spent, cut)
+    return Encoded(output, tokens, processed, elapsed - sum(spent.values()), spent, cut)
 
 
 def _walk(model: PreTrainedModel, family: Family, reading: Reading, tower: TowerMethod) -> BlockWalk:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial, reduce
-from itertools import islice
+from itertools import islice, repeat
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ from tokenlab.models.layers import reductions_inside
 from tokenlab.models.loading import load_config, load_model, load_processor
 from tokenlab.models.passage import Passage
 from tokenlab.models.prompts import PromptWriter
-from tokenlab.models.requests import Answer, Request, finished, untouched_medium
+from tokenlab.models.requests import Answer, Request, Selection, finished, in_order, untouched_medium
 from tokenlab.models.settings import MLLM
 from tokenlab.tensors import Evidence, Reduction, Step, Trace
 
@@ -106,95 +106,107 @@ class FrozenMLLM(nn.Module):
     @torch.inference_mode()
     def reduce(self, clip: Clip, sample: Sample, pipeline: Pipeline, encodings: Encodings) -> Request:
         """Runs a pipeline on one question, up to the LLM; raises SampleError where that cannot be done."""
-        if clip.frames is None:
-            raise SampleError(clip.error or "no frames")
-        clock = time.perf_counter()
-        frames, selections, scored, texts = self._select(clip.frames, sample, pipeline)
+        if clip.media is None:
+            raise SampleError(clip.error or "no media")
+        content, clock = in_order(sample, clip), time.perf_counter()
+        numbers = [part for part in content if isinstance(part, int)]
+        candidates = [clip.media[number] for number in numbers]
+        selection = self._select(candidates, sample, pipeline)
         selecting = time.perf_counter() - clock
-        encoded = encodings.get(clip, frames, pipeline)
-        prompt = encodings.prompt(sample, encoded)
+        encoded = [encodings.get(clip, *shown, pipeline) for shown in zip(numbers, selection.frames, strict=True)]
+        prompt = encodings.prompt(sample, content, encoded)
         synchronise(self.model.device)
         clock = time.perf_counter()
         questions, read = self._question(sample.question, pipeline)
-        encoded = replace(encoded, tokens=replace(encoded.tokens, evidence={**encoded.tokens.evidence, **questions}))
-        rewrite, passage, reductions = self._reduce_grid(encoded, prompt, sample, pipeline)
+        rewrite, passage, reductions = self._reduce_grid(encoded, questions, prompt, sample, pipeline)
         synchronise(self.model.device)
         compressing = time.perf_counter() - clock
+        whole = zip(candidates, selection.frames, encoded, prompt.media, strict=True)
+        shown = sum(len(frames.numbers) for frames in selection.frames)
         trace = Trace(
-            media=(untouched_medium(clip.frames, frames, encoded, prompt),),
-            steps=(*selections, *reductions),
-            prompt_tokens=len(prompt) + self._unselected(clip.frames, frames, prompt),
+            media=tuple(untouched_medium(*medium) for medium in whole),
+            steps=(*selection.steps, *reductions),
+            prompt_tokens=len(prompt) + self._unselected(candidates, selection.frames, prompt),
             prefill_tokens=len(rewrite.arrangement) if rewrite else len(prompt),
-            grids=(encoded.tokens.grid,),
-            auxiliary_frames=len(frames.numbers) if CLIP_TOKENS in pipeline.needs() else 0,
-            auxiliary_scored=scored,
-            auxiliary_text=(*texts, *read),
-            tower_tokens=encoded.cut.tokens if encoded.cut else (),
+            grids=tuple(each.tokens.grid for each in encoded),
+            passes=tuple(each.processed.passes for each in encoded),
+            tower_tokens=tuple(each.cut.tokens if each.cut else () for each in encoded),
+            auxiliary_frames=shown if CLIP_TOKENS in pipeline.needs() else 0,
+            auxiliary_scored=selection.scored,
+            auxiliary_text=(*selection.texts, *read),
         )
-        evidence = sum(encoded.evidence_milliseconds.get(need, 0.0) for need in pipeline.needs())
-        return Request(
-            sample,
-            prompt,
-            encoded,
-            rewrite,
-            passage,
-            trace,
-            encoded.milliseconds + evidence,
-            1000 * (selecting + compressing),
-        )
+        encoding = sum((each.charge(pipeline.needs()) for each in encoded), start=0.0)
+        compressing = 1000 * (selecting + compressing)
+        return Request(sample, prompt, tuple(encoded), rewrite, passage, trace, encoding, compressing)
 
-    def _unselected(self, candidates: Frames, selected: Frames, prompt: Prompt) -> int:
+    def _unselected(self, candidates: Sequence[Frames], selected: Sequence[Frames], prompt: Prompt) -> int:
         """Prompt tokens of the frames that frame selection left out."""
-        per_frame = len(prompt.media[0].visual) // len(selected.numbers)
-        left_out = set(candidates.numbers) - set(selected.numbers)
-        markers = zip(candidates.numbers, self.writer.marker_tokens(candidates), strict=True)
-        return sum(per_frame + length for number, length in markers if number in left_out)
+        tokens = 0
+        for whole, shown, medium in zip(candidates, selected, prompt.media, strict=True):
+            per_frame = len(medium.visual) // len(shown.numbers)
+            left_out = set(whole.numbers) - set(shown.numbers)
+            markers = zip(whole.numbers, self.writer.marker_tokens(whole), strict=True)
+            tokens += sum(per_frame + length for number, length in markers if number in left_out)
+        return tokens
 
-    def _select(
-        self, frames: Frames, sample: Sample, pipeline: Pipeline
-    ) -> tuple[Frames, list[Step], int, tuple[int, ...]]:
-        """Frame selection: what the tower will see; and how many frames and texts an auxiliary encoder read for it."""
-        steps, scored, texts = [], 0, ()
+    def _select(self, candidates: Sequence[Frames], sample: Sample, pipeline: Pipeline) -> Selection:
+        """Frame selection, video by video; there is nothing to select from in an image."""
+        media, steps, scored, texts = list(candidates), [], 0, ()
         for method in pipeline.at(FrameSelection):
-            generator = seeded_generator(self.seed, method.name, sample.uid)
-            seconds, evidence = torch.from_numpy(frames.seconds), {}
-            if self.clip is not None and FRAME_SCORES in method.needs():
-                evidence[FRAME_SCORES], read = self.clip.score_frames(frames, sample.question)
-                scored, texts = scored + len(frames.numbers), (*texts, *read)
-            chosen = method.select_frames(
-                FrameView(len(frames.numbers), seconds, sample.question, evidence, generator)
-            ).check()
-            index = chosen.anchor.numpy()
-            frames = Frames(
-                frames.pixels[index], tuple(frames.numbers[i] for i in index.tolist()), frames.seconds[index]
-            )
-            steps.append(Step("frames", method.name, 0, chosen))
-        return frames, steps, scored, texts
+            for place, frames in enumerate(media):
+                if frames.still:
+                    continue
+                generator, evidence = seeded_generator(self.seed, method.name, sample.uid), {}
+                if self.clip is not None and FRAME_SCORES in method.needs():
+                    evidence[FRAME_SCORES], read = self.clip.score_frames(frames, sample.question)
+                    scored, texts = scored + len(frames.numbers), (*texts, *read)
+                seconds = torch.from_numpy(frames.seconds)
+                view = FrameView(len(frames.numbers), seconds, sample.question, evidence, generator)
+                chosen = method.select_frames(view).check()
+                media[place] = frames.at(chosen.anchor.numpy())
+                steps.append(Step("frames", method.name, place, chosen))
+        return Selection(media, steps, scored, texts)
 
     def _reduce_grid(
-        self, encoded: Encoded, prompt: Prompt, sample: Sample, pipeline: Pipeline
+        self,
+        encoded: Sequence[Encoded],
+        questions: dict[Evidence, Tensor],
+        prompt: Prompt,
+        sample: Sample,
+        pipeline: Pipeline,
     ) -> tuple[Rewrite | None, Callable[[], Passage] | None, list[Step]]:
         """The visual-token stage, behind what the tower lost: decides, applies, arranges what the LLM is to read."""
         layers, cache = pipeline.at(LayerReduction), pipeline.at(CacheReduction)
-        methods = pipeline.at(GridReduction)
-        if not (methods or layers or cache or encoded.cut):
+        inside, methods = pipeline.at(TowerReduction), pipeline.at(GridReduction)
+        if not (inside or methods or layers or cache):
             return None, None, []
-        tokens = encoded.tokens
-        steps, moves = [], []
-        untouched = Reduction.identity(len(prompt.media[0].visual), tokens.values.device)
-        if encoded.cut is not None:
-            method, reduction = encoded.cut.compressor, encoded.cut.reduction
-            steps.append(Step("tower", method.name, 0, reduction))
-            moves.append(Move((reduction,), method.positions, method.separators))
+        media = [replace(each.tokens, evidence={**each.tokens.evidence, **questions}) for each in encoded]
         generator = partial(seeded_generator, self.seed, uid=sample.uid)
+        cuts: list[tuple[TowerReduction | GridReduction, list[Reduction]]] = [
+            (method, [each.cut.reduction for each in encoded if each.cut]) for method in inside
+        ]
         for method in methods:
-            reduction = method.reduce_grid(GridView(tokens, sample.question, generator(method.name))).check()
-            tokens = tokens.reduce(reduction)
-            steps.append(Step("grid", method.name, 0, reduction))
-            moves.append(Move((reduction,), method.positions, method.separators))
-        composed = reduce(Reduction.then, (step.reduction for step in steps), untouched)
-        rewrite = Rewrite(prompt, arrange(prompt, moves), (tokens.values,), (composed,))
-        passage = partial(Passage, rewrite, [tokens], layers, cache, generator)
+            views = [GridView(tokens, sample.question, generator(method.name)) for tokens in media]
+            decisions = [_decide(method, view) for view in views]
+            media = [tokens.reduce(decision) for tokens, decision in zip(media, decisions, strict=True)]
+            cuts.append((method, decisions))
+        steps = [
+            Step(method.stage if method in inside else "grid", method.name, place, reduction)
+            for method, reductions in cuts
+            for place, reduction in enumerate(reductions)
+        ]
+        moves = [Move(tuple(reductions), method.positions, method.separators) for method, reductions in cuts]
+        composed = [
+            reduce(
+                Reduction.then,
+                (reductions[place] for _, reductions in cuts),
+                Reduction.identity(len(medium.visual), self.model.device),
+            )
+            for place, medium in enumerate(prompt.media)
+        ]
+        values = tuple(tokens.values for tokens in media)
+        rewrite = Rewrite(prompt, arrange(prompt, moves), values, tuple(composed))
+        passage = partial(Passage, rewrite, media, layers, cache, generator)
         return rewrite, passage if layers or cache else None, steps
 
     def _question(self, question: str, pipeline: Pipeline) -> tuple[dict[Evidence, Tensor], tuple[int, ...]]:
@@ -240,17 +252,23 @@ class FrozenMLLM(nn.Module):
             self._read(request, passage, row, prefill * share, decode * share, peak)
             for request, passage, row in zip(
                 requests,
-                passages or [None] * len(requests),
+                passages or repeat(None, len(requests)),
                 sequences[:, inputs["input_ids"].shape[1] :].tolist(),
                 strict=True,
             )
         ]
 
     def _generate(self, inputs: dict[str, Tensor], requests: Sequence[Request]) -> Tensor:
-        reading = self.writer.reading(requests[0].encoded.frames)
+        by_encoder: dict[str, list[Encoded]] = {}
+        for each in (each for request in requests for each in request.encoded):
+            by_encoder.setdefault(each.processed.reading.encoder, []).append(each)
+        outputs = {
+            encoder: media[0].processed.reading.batch([each.output for each in media])
+            for encoder, media in by_encoder.items()
+        }
         return self.model.generate(
             **inputs,
-            mm_encoder_outputs={reading.encoder: reading.batch([request.encoded.output for request in requests])},
+            **({"mm_encoder_outputs": outputs} if outputs else {}),
             max_new_tokens=self.settings.max_new_tokens,
             do_sample=False,
             num_beams=1,
@@ -258,16 +276,16 @@ class FrozenMLLM(nn.Module):
         )
 
     def _pad(self, requests: Sequence[Request]) -> dict[str, Tensor]:
-        """Untouched prompts, padded on the left."""
+        """Untouched prompts, padded on the left, and what the LLM must be told of their media."""
         ids, mask = left_padded([request.prompt.ids for request in requests], self.pad_token_id)
         device = self.model.device
         inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-        media = [request.encoded.processed.inputs for request in requests]
-        if "mm_token_type_ids" in media[0]:
+        media = [each.processed for request in requests for each in request.encoded]
+        if any("mm_token_type_ids" in each.inputs for each in media):
             kinds = self.writer.processor.create_mm_token_type_ids(ids.tolist())
             inputs["mm_token_type_ids"] = torch.tensor(kinds)
-        for name in self.writer.reading(requests[0].encoded.frames).extras:
-            inputs[name] = torch.cat([each[name] for each in media])
+        for name in dict.fromkeys(name for each in media for name in each.reading.extras):
+            inputs[name] = torch.cat([each.inputs[name] for each in media if name in each.reading.extras])
         return {name: value.to(device) for name, value in inputs.items()}
 
     @property
@@ -303,7 +321,7 @@ class FrozenMLLM(nn.Module):
 
 
 class Encodings:
-    """The clips of one batch, each encoded once, and each question written once, however many arms share them.
+    """The media of one batch of clips, each encoded once, and each question written once, however many arms share them.
 
     Args:
         needs: The evidence that some arm looks at.
@@ -311,16 +329,16 @@ class Encodings:
 
     def __init__(self, mllm: FrozenMLLM, needs: frozenset[Evidence]) -> None:
         self.mllm, self.needs = mllm, needs
-        self._done: dict[tuple[str, tuple[int, ...], str], Encoded | SampleError] = {}
-        self._written: dict[tuple[str, tuple[int, ...]], Prompt] = {}
+        self._done: dict[tuple[str, int, tuple[int, ...], str], Encoded | SampleError] = {}
+        self._written: dict[tuple, Prompt] = {}
 
-    def get(self, clip: Clip, frames: Frames, pipeline: Pipeline) -> Encoded:
-        """The clip's encoding for these frames and what a pipeline does inside the tower.
+    def get(self, clip: Clip, number: int, frames: Frames, pipeline: Pipeline) -> Encoded:
+        """The encoding of one of a clip's media, for these frames and what a pipeline does inside the tower.
 
         Raises SampleError, every time, if it cannot be encoded.
         """
         inside = pipeline.at(TowerReduction)
-        key = (clip.cluster, frames.numbers, fingerprint(Pipeline(inside).describe()))
+        key = (clip.cluster, number, frames.numbers, fingerprint(Pipeline(inside).describe()))
         if key not in self._done:
             noise = [seeded_generator(self.mllm.seed, method.name, clip.cluster) for method in inside]
             tower = next(map(TowerMethod, inside, noise), None)
@@ -333,10 +351,19 @@ class Encodings:
             raise found
         return found
 
-    def prompt(self, sample: Sample, encoded: Encoded) -> Prompt:
-        """The sample's prompt about an encoded clip; raises SampleError, every time, if it cannot be asked."""
-        key, writer = (sample.uid, encoded.frames.numbers), self.mllm.writer
+    def prompt(self, sample: Sample, content: Sequence[str | int], encoded: Sequence[Encoded]) -> Prompt:
+        """The sample's prompt about encoded media; raises SampleError, every time, if it cannot be asked."""
+        key, writer = (sample.uid, *(each.processed.frames.numbers for each in encoded)), self.mllm.writer
         if key not in self._written:
-            new_tokens = self.mllm.settings.max_new_tokens
-            self._written[key] = writer.write(encoded.frames, sample.question, encoded.processed, new_tokens)
+            media = iter(each.processed for each in encoded)
+            parts = [part if isinstance(part, str) else next(media) for part in content]
+            self._written[key] = writer.write(parts, self.mllm.settings.max_new_tokens)
         return self._written[key]
+
+
+def _decide(method: GridReduction, view: GridView) -> Reduction:
+    """A method's decision about one medium; raises SampleError where it cannot act on such a one."""
+    try:
+        return method.reduce_grid(view).check()
+    except ValueError as error:
+        raise SampleError(f"{method.name} cannot act on this medium: {error}") from error

@@ -120,7 +120,7 @@ class VisionSide(ABC):
         """Modules inside the tower that belong to the projector."""
 
     @abstractmethod
-    def encode(self, model: PreTrainedModel, grid: Size) -> int:
+    def encode(self, model: PreTrainedModel, grid: Size, still: bool) -> int:
         """A few passes for this token grid through tower and projector of a model without weights; how many."""
 
 
@@ -184,9 +184,9 @@ class FixedFrames(VisionSide):
         """None: the projector follows the tower."""
         return []
 
-    def encode(self, model: PreTrainedModel, grid: Size) -> int:
+    def encode(self, model: PreTrainedModel, grid: Size, still: bool) -> int:
         """One frame, or an image with its tiles; each is of the tower's own size, whatever the grid."""
-        reading = self.family.video or self.family.image
+        reading = self.family.image if still or self.family.video is None else self.family.video
         inputs, passes = self._inputs(reading, 1, self._resolution)
         if self.config.model_type in READS_VALUES:
             tower: Any = self.tower(model)
@@ -247,7 +247,7 @@ class PackedPatches(VisionSide):
         visual: Any = model.model.visual
         return [visual.merger, *getattr(visual, "deepstack_merger_list", ())]
 
-    def encode(self, model: PreTrainedModel, grid: Size) -> int:
+    def encode(self, model: PreTrainedModel, grid: Size, still: bool) -> int:
         """One step in time; what depends on the grid's values alone is worked out on the CPU beforehand."""
         vision = self.config.vision_config
         merge = vision.spatial_merge_size

@@ -43,10 +43,10 @@ def grid_shape(places: Places) -> tuple[int, int, int]:
     return frames, rows, columns
 
 
-def with_newlines(places: Places, every: int) -> Places:
-    """A token outside the grid after each `every` tokens."""
-    outside = np.full((len(places) // every, 1, 3), OUTSIDE)
-    return np.concatenate([places.reshape(-1, every, 3), outside], axis=1).reshape(-1, 3)
+def with_newlines(places: Places, lines: int) -> Places:
+    """A token outside the grid after each of so many equal lines, which may be empty."""
+    outside = np.full((lines, 1, 3), OUTSIDE)
+    return np.concatenate([places.reshape(lines, len(places) // max(1, lines), 3), outside], axis=1).reshape(-1, 3)
 
 
 def patch_rows(config: PretrainedConfig) -> int:
@@ -66,7 +66,7 @@ def square(config: PretrainedConfig, inputs: Inputs) -> Places:
 def with_cls(config: PretrainedConfig, inputs: Inputs) -> Places:
     """Video-LLaVA: every patch of every frame, and before each frame the tower's class token, outside the grid."""
     side, frames = patch_rows(config), inputs["pixel_values_videos"].shape[1]
-    return with_newlines(raster(frames, side, side)[::-1], every=side * side)[::-1].copy()
+    return with_newlines(raster(frames, side, side)[::-1], frames)[::-1].copy()
 
 
 def pooled_frames(config: PretrainedConfig, inputs: Inputs) -> Places:
@@ -79,7 +79,7 @@ def pooled_video(config: PretrainedConfig, inputs: Inputs) -> Places:
     """LLaVA-OneVision: frames pooled to half, one newline at the very end."""
     side = math.ceil(patch_rows(config) / 2)
     places = raster(inputs["pixel_values_videos"].shape[1], side, side)
-    return with_newlines(places, every=len(places))
+    return with_newlines(places, 1)
 
 
 def tiles(config: PretrainedConfig, inputs: Inputs) -> Places:
@@ -99,7 +99,7 @@ def any_resolution(config: PretrainedConfig, inputs: Inputs) -> Places:
     size = torch.as_tensor(inputs["image_sizes"])[0].tolist()
     base = raster(1, side, side)
     if inputs["pixel_values"].shape[1] == 1:
-        return with_newlines(base, every=len(base))
+        return with_newlines(base, 1)
     tiles = get_anyres_image_grid_shape(size, config.image_grid_pinpoints, config.vision_config.image_size)
     _, rows, columns = unpad_image(torch.empty(1, tiles[0] * side, tiles[1] * side), size).shape
     limit = getattr(config, "vision_aspect_ratio", "")
@@ -107,7 +107,7 @@ def any_resolution(config: PretrainedConfig, inputs: Inputs) -> Places:
         shrink = math.sqrt(rows * columns / (int(limit.removeprefix("anyres_max_")) * side**2))
         if shrink > 1.1:
             rows, columns = int(rows // shrink), int(columns // shrink)
-    return np.concatenate([base, with_newlines(raster(1, rows, columns, first_frame=1), every=columns)])
+    return np.concatenate([base, with_newlines(raster(1, rows, columns, first_frame=1), rows)])
 
 
 def merged_patches(config: PretrainedConfig, inputs: Inputs) -> Places:
@@ -156,7 +156,10 @@ def mosaic(model: PreTrainedModel, inputs: Inputs, calls: Calls) -> Float[Tensor
     whole = values[1 : 1 + height * width].unflatten(0, (height, width)).transpose(1, 2).flatten(0, 1).flatten(1, 2)
     cut = unpad_image(whole.movedim(-1, 0), size)
     places = any_resolution(config, inputs)
-    rows, columns = (places[places[:, 0] == 1].max(axis=0) + 1)[1:].tolist()
+    in_mosaic = places[places[:, 0] == 1]
+    if not len(in_mosaic):  # an image so thin that nothing of it is left without padding
+        return values[0].flatten(0, 1)
+    rows, columns = (in_mosaic.max(axis=0) + 1)[1:].tolist()
     if cut.shape[1:] != (rows, columns):
         cut = torch.nn.functional.interpolate(cut[None], (rows, columns), mode="bilinear")[0]
     return torch.cat([values[0].flatten(0, 1), cut.movedim(0, -1).flatten(0, 1)])

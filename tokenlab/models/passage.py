@@ -61,7 +61,7 @@ class Passage:
         return np.nonzero(self.arrangement.medium == medium)[0]
 
     def text_after(self) -> tuple[int, int]:
-        """The span of the text behind the last medium."""
+        """The span of the text behind the last medium; only asked where there is one."""
         visual = np.nonzero(self.rewrite.prompt.run[self.arrangement.source] != TEXT)[0]
         return int(visual[-1]) + 1, len(self.arrangement)
 

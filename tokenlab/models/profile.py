@@ -126,9 +126,10 @@ def _price(
     counts = rehearse(pipeline, _prompt(costs, query))
     grid, later = layout.grid[1:], query.new_tokens - 1  # each later token stays in the cache of every layer
     attention, behind = counts.attention, counts.behind_attention
-    vision = None if counts.passes is None or counts.tower is None else (counts.passes, grid, counts.tower)
-    tower = _known(lambda size: costs.tower(*size), vision)
-    projector = _known(lambda size: costs.projector(*size), vision)
+    tower = projector = None
+    if counts.passes is not None and counts.tower is not None:
+        medium = counts.passes, grid, counts.tower, query.frames == 1
+        tower, projector = costs.tower(*medium), costs.projector(*medium)
     prefill = None if attention is None or behind is None else costs.prefill_layers(attention, behind)
     decode = _known(lambda steps: sum(map(costs.decode_step, steps)), counts.cached)
     parts = [part for part in (tower, projector, prefill, decode) if part is not None]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from jaxtyping import Int
+from PIL import Image
 from transformers import PretrainedConfig
 
 from tokenlab.data.samples import Frames
 from tokenlab.errors import SampleError
 from tokenlab.models.arrangement import Medium, Prompt, Span
-from tokenlab.models.families import Family, Reading
+from tokenlab.models.families import Family, Kind, Reading
 from tokenlab.models.grids import Inputs, Places
 
 FRAMES_PER_SECOND = 24.0  # what processors take for granted of a video of unknown rate
@@ -20,21 +22,33 @@ FRAMES_PER_SECOND = 24.0  # what processors take for granted of a video of unkno
 
 @dataclass(frozen=True)
 class Processed:
-    """What the checkpoint's processor made of a clip, whatever is asked about it.
+    """What the checkpoint's processor made of one medium, whatever is asked about it.
 
     Attributes:
-        inputs: Its output, as the tower and the LLM read it.
-        replacements: What the placeholder words of a prompt expand to.
-        places: Where the clip's tokens lie on its token grid.
+        reading: How the family reads it.
+        inputs: The processor's output, as the tower and the LLM read it.
+        replacements: What its placeholder words in a prompt expand to.
+        places: Where its tokens lie on its token grid.
     """
 
+    frames: Frames
+    reading: Reading
     inputs: Inputs
     replacements: list[str]
     places: Places
 
+    @property
+    def passes(self) -> int:
+        """How often the tower runs for it: once a frame, a tile, or a few frames taken together."""
+        for name, value in self.inputs.items():
+            if name.endswith("grid_thw"):
+                return int(value[0, 0])
+        (pixels,) = (value for name, value in self.inputs.items() if name.startswith("pixel_values"))
+        return pixels.flatten(0, -4).shape[0]
+
 
 class PromptWriter:
-    """Writes prompts for one checkpoint; the processor reads a clip's pixels once, however many questions follow."""
+    """Writes prompts for one checkpoint; the processor reads a medium's pixels once, however many questions follow."""
 
     def __init__(self, processor: Any, config: PretrainedConfig, family: Family) -> None:
         self.processor, self.config, self.family = processor, config, family
@@ -42,7 +56,7 @@ class PromptWriter:
         self.context = config.get_text_config().max_position_embeddings
 
     def reading(self, frames: Frames) -> Reading:
-        """How the family reads this clip; raises SampleError where it cannot."""
+        """How the family reads this medium; raises SampleError where it cannot."""
         reading = self.family.image if frames.still else self.family.video
         if reading is None:
             raise SampleError(f"{self.family.name} reads no video")
@@ -50,45 +64,61 @@ class PromptWriter:
 
     def process(self, frames: Frames) -> Processed:
         """Pixels for the tower, and what a prompt needs to know of them."""
-        reading = self.reading(frames)
+        reading, shown = self.reading(frames), frames
         if len(frames.numbers) < reading.fewest_frames:
-            frames = _repeated(frames, reading.fewest_frames)
-        pictures: list[Any] = list(frames.pixels) if reading.content == "image" else [frames.pixels]
+            shown = _repeated(frames, reading.fewest_frames)
+        # Pillow's images say themselves where their channels are, which arrays of odd sizes do not
+        images = map(Image.fromarray, shown.pixels)
+        pictures: list[Any] = list(images) if reading.content == "image" else [shown.pixels]
         pictures = [pictures] if reading.nested else pictures
         media: dict[str, Any] = {f"{reading.content}s": pictures}
         if reading.content == "video":
-            media |= {"do_sample_frames": False, "video_metadata": [_metadata(frames)]}
-        text = [self.render(frames, "")]
-        output = dict(self.processor(text=text, **media, return_text_replacement_offsets=True, return_tensors="pt"))
+            media |= {"do_sample_frames": False, "video_metadata": [_metadata(shown)]}
+        text = [self.render([shown, ""])]
+        try:
+            output = dict(self.processor(text=text, **media, return_text_replacement_offsets=True, return_tensors="pt"))
+        except (ValueError, ArithmeticError, RuntimeError) as error:
+            what = "an image" if frames.still else f"{len(frames.numbers)} frames"
+            size = "x".join(map(str, frames.pixels.shape[2:0:-1]))
+            reason = str(error).splitlines()[0]
+            raise SampleError(f"the checkpoint's processor cannot read {what} of {size} pixels: {reason}") from error
         replacements = [entry["replacement"] for entry in output.pop("text_replacement_offsets")[0]]
         inputs = {name: value for name, value in output.items() if name not in ("input_ids", "attention_mask")}
-        return Processed(inputs, replacements, reading.places(self.config, inputs))
+        return Processed(frames, reading, inputs, replacements, reading.places(self.config, inputs))
 
-    def write(self, frames: Frames, question: str, processed: Processed, new_tokens: int) -> Prompt:
-        """The prompt of one question; raises SampleError for a question that cannot be asked."""
-        if not question.strip():
+    def write(self, parts: Sequence[str | Processed], new_tokens: int) -> Prompt:
+        """A prompt of texts and media in order; raises SampleError for one that cannot be asked."""
+        texts = [part for part in parts if isinstance(part, str)]
+        media = [part for part in parts if isinstance(part, Processed)]
+        if not "".join(texts).strip():
             raise SampleError("the question is empty")
-        content = self.reading(frames).content
-        word = getattr(self.processor, f"{content}_token")
-        if word in question:
-            raise SampleError(f"the question contains the placeholder {word!r}")
-        texts, _ = self.processor.get_text_with_replacements(
-            [self.render(frames, question)], **{f"{content}s_replacements": processed.replacements}
-        )
-        ids = np.asarray(self.processor.tokenizer(texts[0])["input_ids"])
+        for word in (getattr(self.processor, f"{kind}_token", None) for kind in get_args(Kind)):
+            if word and any(word in text for text in texts):
+                raise SampleError(f"the question contains the placeholder {word!r}")
+        replacements = {
+            f"{kind}s_replacements": [r for each in media if each.reading.content == kind for r in each.replacements]
+            for kind in get_args(Kind)
+        }
+        rendered = self.render([part if isinstance(part, str) else part.frames for part in parts])
+        expanded, _ = self.processor.get_text_with_replacements([rendered], **replacements)
+        ids = np.asarray(self.processor.tokenizer(expanded[0])["input_ids"])
         if len(ids) + new_tokens > self.context:
             raise SampleError(
                 f"prompt of {len(ids)} tokens and an answer of up to {new_tokens} exceed the context of {self.context}"
             )
-        return Prompt(ids, (self._locate(ids, frames, processed),))
+        return Prompt(ids, self._locate(ids, media))
 
-    def render(self, frames: Frames, question: str) -> str:
-        """The chat template's text, with one placeholder word a medium."""
-        reading = self.reading(frames)
-        content: list[dict[str, str]] = [{"type": reading.content}]
-        if reading.item_per_frame:
-            content = [item for index in range(len(frames.numbers)) for item in self._frame_items(frames, index)]
-        messages = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
+    def render(self, parts: Sequence[str | Frames]) -> str:
+        """The chat template's text, with one placeholder word an image or video."""
+        content: list[dict[str, str]] = []
+        for part in parts:
+            if isinstance(part, str):
+                content.append({"type": "text", "text": part})
+            elif (reading := self.reading(part)).item_per_frame:
+                content += [item for index in range(len(part.numbers)) for item in self._frame_items(part, index)]
+            else:
+                content.append({"type": reading.content})
+        messages = [{"role": "user", "content": content}]
         return self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
 
     def marker_tokens(self, frames: Frames) -> list[int]:
@@ -106,14 +136,24 @@ class PromptWriter:
         marker = self._marker(frames, index)
         return [*([{"type": "text", "text": marker}] if marker else []), {"type": "image"}]
 
-    def _locate(self, ids: Int[np.ndarray, " s"], frames: Frames, processed: Processed) -> Medium:
-        placeholder = getattr(self.config, self.reading(frames).placeholder)
-        (visual,) = np.nonzero(ids == placeholder)
-        places = processed.places
-        if len(visual) != len(places):
-            raise SampleError(f"{len(visual)} placeholders in the prompt for {len(places)} visual tokens")
+    def _locate(self, ids: Int[np.ndarray, " s"], media: Sequence[Processed]) -> tuple[Medium, ...]:
+        """Where each medium is: placeholders of one kind belong to its media in order."""
+        placeholders = {each.reading.placeholder for each in media} | {self.family.image.placeholder}
+        left = {name: np.nonzero(ids == getattr(self.config, name))[0] for name in placeholders}
+        wanted = {name: sum(len(m.places) for m in media if m.reading.placeholder == name) for name in placeholders}
+        for name, visual in left.items():
+            if len(visual) != wanted[name]:
+                raise SampleError(f"{len(visual)} placeholders in the prompt for {wanted[name]} visual tokens")
+        located = []
+        for each in media:
+            name, size = each.reading.placeholder, len(each.places)
+            visual, left[name] = left[name][:size], left[name][size:]
+            located.append(self._medium(visual, each))
+        return tuple(located)
+
+    def _medium(self, visual: Int[np.ndarray, " n"], processed: Processed) -> Medium:
+        places, reading = processed.places, processed.reading
         on_grid = places[:, 0] >= 0
-        reading = self.reading(frames)
         closing = reading.closing if self.frame_text or not reading.item_per_frame else None
         markers = _markers(visual, places[:, 0], closing, reading.joint)
         return Medium(visual[on_grid], places[on_grid], visual[~on_grid], markers)

@@ -6,12 +6,29 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from tokenlab.data.samples import Frames, Sample
-from tokenlab.models.arrangement import Prompt
+from tokenlab.data.samples import Clip, Frames, Sample
+from tokenlab.models.arrangement import Medium, Prompt
 from tokenlab.models.encoding import Encoded
 from tokenlab.models.entry import Rewrite
 from tokenlab.models.passage import Passage
-from tokenlab.tensors import MediumShape, Trace
+from tokenlab.tensors import MediumShape, Step, Trace
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What frame selection made of a question's media.
+
+    Attributes:
+        frames: What the tower will see of each medium.
+        steps: The reductions.
+        scored: How many frames an auxiliary encoder read for it.
+        texts: The lengths of the texts that it read.
+    """
+
+    frames: list[Frames]
+    steps: list[Step]
+    scored: int = 0
+    texts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -20,7 +37,7 @@ class Request:
 
     sample: Sample
     prompt: Prompt
-    encoded: Encoded
+    encoded: tuple[Encoded, ...]  # its media, in the order of the prompt
     rewrite: Rewrite | None  # None: the untouched model
     passage: Callable[[], Passage] | None  # its way through the LLM, begun anew; None: nothing happens there
     trace: Trace
@@ -44,15 +61,21 @@ class Answer:
     error: str | None = None
 
 
-def untouched_medium(candidates: Frames, selected: Frames, encoded: Encoded, prompt: Prompt) -> MediumShape:
+def in_order(sample: Sample, clip: Clip) -> tuple[str | int, ...]:
+    """The texts, and the numbers of the clip's media, in the order of the prompt."""
+    if sample.content is not None:
+        return sample.content
+    return (*range(len(clip.media or ())), sample.question)
+
+
+def untouched_medium(candidates: Frames, selected: Frames, encoded: Encoded, medium: Medium) -> MediumShape:
     """The medium as it would be without any reduction, frame selection included: steps in time are all alike."""
-    (medium,) = prompt.media
     steps = encoded.tokens.grid[0]
     per_step = max(1, round(len(selected.numbers) / steps))  # frames that the tower takes together
     scale = (
         math.ceil(len(candidates.numbers) / per_step) / steps if len(candidates.numbers) > len(selected.numbers) else 1
     )
-    return MediumShape(round(len(medium.visual) * scale), len(medium.separators))
+    return MediumShape(round(len(medium.visual) * scale), len(medium.separators), candidates.still)
 
 
 def finished(trace: Trace, passage: Passage | None, generated: int) -> Trace:
