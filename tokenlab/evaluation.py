@@ -51,7 +51,7 @@ class Evaluation(LightningModule):
         self.pipelines = {arm: Pipeline(tuple(compressors)) for arm, compressors in pipelines.items()}
         self.needs = frozenset().union(*(pipeline.needs() for pipeline in self.pipelines.values()))
         self.mllm = FrozenMLLM(mllm, seed)
-        self.mllm.family.check(self.pipelines, mllm.auxiliary)
+        self.mllm.family.check(self.pipelines, mllm.auxiliary, mllm.attn_implementation)
         self.num_failed = 0
 
     def setup(self, stage: str) -> None:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from tokenlab.compressors.base import TokenCompressor, TowerReduction
+from tokenlab.compressors.base import CacheReduction, TokenCompressor, TowerReduction
 from tokenlab.compressors.evidence import (
     FrameScores,
     LastAttention,
@@ -176,19 +176,30 @@ class Family:
                 )
         return f"{self.name} does not offer {need}"
 
-    def refusal(self, compressor: TokenCompressor, auxiliary: Collection[str] = ()) -> str | None:
-        """Why a compressor cannot run on this family; None where it can."""
+    def refusal(self, compressor: TokenCompressor, auxiliary: Collection[str] = (), kernel: str = "sdpa") -> str | None:
+        """Why a compressor cannot run on this family, with this attention kernel; None where it can."""
         reasons = sorted(reason for need in compressor.needs() if (reason := self.lacks(need, auxiliary)))
         if isinstance(compressor, TowerReduction) and not self.norm:
             reasons.append("what stands behind its vision tower counts the patches of every frame")
+        if kernel not in MASKED_KERNELS and _changes_attention(compressor):
+            reasons.append(f"{kernel} takes no mask, through which it decides what is attended to; use sdpa or eager")
         return f"{compressor.name} cannot run on {self.name}: {reasons[0]}" if reasons else None
 
-    def check(self, pipelines: dict[str, Pipeline], auxiliary: Collection[str] = ()) -> None:
+    def check(self, pipelines: dict[str, Pipeline], auxiliary: Collection[str] = (), kernel: str = "sdpa") -> None:
         """Raises UserError for the first arm that cannot run here; needs no weights."""
         for arm, pipeline in pipelines.items():
             for compressor in pipeline.compressors:
-                if reason := self.refusal(compressor, auxiliary):
+                if reason := self.refusal(compressor, auxiliary, kernel):
                     raise UserError(f"model.pipelines.{arm}: {reason}")
+
+
+MASKED_KERNELS = ("sdpa", "eager")
+"""Attention kernels that take any mask."""
+
+
+def _changes_attention(compressor: TokenCompressor) -> bool:
+    """Whether a method acts on what the kernel computes, not only on what it is given."""
+    return isinstance(compressor, CacheReduction) or getattr(compressor, "proportional_attention", False)
 
 
 def _qwen(

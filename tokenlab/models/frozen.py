@@ -29,11 +29,12 @@ from tokenlab.errors import SampleError
 from tokenlab.models.arrangement import Move, Prompt, arrange, left_padded
 from tokenlab.models.auxiliary import AuxiliaryClip, check_auxiliary
 from tokenlab.models.blocks import TowerMethod
+from tokenlab.models.decoding import check_decoding
 from tokenlab.models.encoding import Encoded, encode, synchronise
 from tokenlab.models.entry import Rewrite, after_first_call, reduced_prompts
 from tokenlab.models.families import family_of
 from tokenlab.models.layers import reductions_inside
-from tokenlab.models.loading import load_config, load_model, load_processor
+from tokenlab.models.loading import check_settings, load_config, load_model, load_processor
 from tokenlab.models.passage import Passage
 from tokenlab.models.prompts import PromptWriter
 from tokenlab.models.requests import Answer, Request, Selection, finished, in_order, untouched_medium
@@ -57,6 +58,7 @@ class FrozenMLLM(nn.Module):
     def __init__(self, settings: MLLM, seed: int = 0) -> None:
         super().__init__()
         self.settings, self.seed = settings, seed
+        check_settings(settings)
         self.config = load_config(settings)
         self.family = family_of(self.config)
         check_auxiliary(settings)
@@ -65,7 +67,12 @@ class FrozenMLLM(nn.Module):
     def load(self) -> None:
         """Loads processor and weights."""
         self.writer = PromptWriter(load_processor(self.settings), self.config, self.family)
-        self.model = load_model(self.settings)
+        model = load_model(self.settings)
+        check_decoding(model.generation_config, "model.mllm.checkpoint: its generation_config")
+        if self.settings.is_placed:
+            self.__dict__["model"] = model  # hidden from the Trainer, which would move it
+        else:
+            self.model = model
         self.clip = AuxiliaryClip(self.settings) if "clip" in self.settings.auxiliary else None
 
     @property

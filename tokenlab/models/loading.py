@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import (
     AutoModel,
     AutoModelForImageTextToText,
     AutoProcessor,
+    BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
 )
@@ -47,6 +49,24 @@ def source(settings: MLLM, auxiliary: str | None = None) -> dict[str, Any]:
     }
 
 
+NEEDED = {
+    "attn_implementation": ("flash_attention_2", "flash_attn", "flash-attn"),
+    "quantization": (None, "bitsandbytes", "bitsandbytes"),
+    "device_map": (None, "accelerate", "accelerate"),
+}
+"""Settings that need another package: the value that does (None: any), its module, and what to install."""
+
+
+def check_settings(settings: MLLM) -> None:
+    """Raises UserError where a setting needs a package that is not installed, or another setting."""
+    for key, (value, module, package) in NEEDED.items():
+        given = getattr(settings, key)
+        if given is not None and value in (None, given) and find_spec(module) is None:
+            raise UserError(f"model.mllm.{key} is {given!r}, which needs {package}: pip install {package}")
+    if settings.attn_implementation == "flash_attention_2" and settings.dtype == "float32":
+        raise UserError("model.mllm.dtype is 'float32', but flash_attention_2 needs bfloat16 or float16")
+
+
 def load_config(settings: MLLM, auxiliary: str | None = None) -> PretrainedConfig:
     """Reads a checkpoint's config alone; raises UserError where there is none to be had."""
     return _load(AutoConfig.from_pretrained, settings, auxiliary)
@@ -60,11 +80,16 @@ def load_processor(settings: MLLM, auxiliary: str | None = None) -> Any:
 def load_model(settings: MLLM, auxiliary: str | None = None) -> PreTrainedModel:
     """The frozen model in evaluation mode, from safetensors only."""
     kind = AutoModelForImageTextToText if auxiliary is None else AutoModel
-    weights = {
+    weights: dict[str, Any] = {
         "dtype": settings.dtype,
         "attn_implementation": settings.attn_implementation,
         "use_safetensors": True,
     }
+    if auxiliary is None and settings.is_placed:
+        weights["device_map"] = settings.device_map or "auto"
+    if auxiliary is None and settings.quantization is not None:
+        bits = {f"load_in_{settings.quantization}": True}
+        weights["quantization_config"] = BitsAndBytesConfig(**bits)
     return _load(kind.from_pretrained, settings, auxiliary, **weights).eval().requires_grad_(False)
 
 
@@ -73,7 +98,7 @@ def _load(read: Callable[..., Any], settings: MLLM, auxiliary: str | None, **arg
     where = source(settings, auxiliary)
     try:
         return read(**where, **arguments)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise UserError(
             f"{_key(auxiliary)}: {where['pretrained_model_name_or_path']!r} cannot be loaded ({first_line}); give "

@@ -15,6 +15,8 @@ class MLLM:
         revision: Branch, tag or commit of a hub id.
         dtype: Precision of the weights; `auto` takes the checkpoint's own.
         attn_implementation: Attention kernel of transformers.
+        quantization: Loads 8- or 4-bit weights, through bitsandbytes.
+        device_map: Spreads a model over several devices, through accelerate: `auto`, or another of its names.
         batch_size: Prompts that go through the LLM together; never changes an answer.
         max_new_tokens: Longest answer.
         trust_remote_code: Runs code that the checkpoint brings along.
@@ -25,8 +27,15 @@ class MLLM:
     checkpoint: str = "shapes"
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
-    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    quantization: Literal["8bit", "4bit"] | None = None
+    device_map: str | None = None
     batch_size: int = 8
     max_new_tokens: int = 16
     trust_remote_code: bool = False
     auxiliary: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether loading puts the weights where they stay, so that nobody may move them."""
+        return self.device_map is not None or self.quantization is not None

@@ -1,0 +1,106 @@
+"""Checkpoints that cannot be loaded or decoded as asked say so in one line; the others load as the settings say."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from tests.models.test_exactness import PIPELINES, build, make_clips
+from tokenlab.compressors import REGISTRY, Pipeline
+from tokenlab.errors import UserError
+from tokenlab.evaluation import Evaluation
+from tokenlab.models.decoding import REFUSED, check_call, check_decoding
+from tokenlab.models.frozen import Encodings, FrozenMLLM
+from tokenlab.models.settings import MLLM
+
+
+def ask(pipeline: Pipeline, **settings) -> list[tuple[int, ...]]:
+    mllm = FrozenMLLM(MLLM(max_new_tokens=4, **settings))
+    mllm.load()
+    return [answer.ids for answer in mllm.answer(make_clips(), pipeline, Encodings(mllm, pipeline.needs()))]
+
+
+@pytest.fixture
+def copied(checkpoints, tmp_path):
+    return shutil.copytree(checkpoints["llava"], tmp_path / "checkpoint")
+
+
+def refusal(folder) -> str:
+    mllm = FrozenMLLM(MLLM(checkpoint=str(folder)))
+    with pytest.raises(UserError) as caught:
+        mllm.load()
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+def test_pickled_weights_are_not_read(copied):
+    weights = copied / "model.safetensors"
+    torch.save({}, copied / "pytorch_model.bin")
+    weights.unlink()
+    assert "safetensors" in refusal(copied)
+
+
+def test_a_missing_processor(copied):
+    for name in ("processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"):
+        (copied / name).unlink(missing_ok=True)
+    assert "processor files" in refusal(copied)
+
+
+@pytest.mark.parametrize("name", ["topic", "grid, layers, cache", "tome", "framefusion"])
+def test_eager_attention_gives_the_same_answers(checkpoints, name):
+    folder = str(checkpoints["llava"])
+    pipeline = build(PIPELINES[name])
+    assert ask(pipeline, checkpoint=folder, attn_implementation="eager") == ask(pipeline, checkpoint=folder)
+
+
+def test_a_device_map_leaves_the_model_where_it_is(checkpoints):
+    pytest.importorskip("accelerate")
+    folder, pipeline = str(checkpoints["qwen3_vl"]), build(PIPELINES["grid, layers, cache"])
+    mllm = FrozenMLLM(MLLM(checkpoint=folder, device_map="cpu"))
+    mllm.load()
+    assert not list(mllm.parameters())  # a Trainer has nothing to move
+    assert ask(pipeline, checkpoint=folder, device_map="cpu") == ask(pipeline, checkpoint=folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"quantization": "4bit"}, "model.mllm.quantization is '4bit', which needs bitsandbytes: pip install"),
+        ({"device_map": "auto"}, "model.mllm.device_map is 'auto', which needs accelerate: pip install accelerate"),
+        ({"attn_implementation": "flash_attention_2"}, "which needs flash-attn: pip install flash-attn"),
+    ],
+)
+def test_what_is_not_installed_is_named(checkpoints, monkeypatch, settings, message):
+    monkeypatch.setattr("tokenlab.models.loading.find_spec", lambda _: None)
+    with pytest.raises(UserError) as caught:
+        FrozenMLLM(MLLM(checkpoint=str(checkpoints["llava"]), **settings))
+    assert message in str(caught.value)
+
+
+def test_flash_attention_takes_no_mask(checkpoints, monkeypatch):
+    monkeypatch.setattr("tokenlab.models.loading.find_spec", lambda _: "installed")
+    settings = {"checkpoint": str(checkpoints["llava"]), "attn_implementation": "flash_attention_2"}
+    with pytest.raises(UserError, match=r"model\.mllm\.dtype is 'float32'"):
+        Evaluation(MLLM(**settings), {"full": []})
+    half = MLLM(**settings, dtype="bfloat16")
+    Evaluation(half, {"fastv": [REGISTRY["fastv"](retention_ratio=0.5)]})
+    for name in ("tome", "dycoke"):
+        with pytest.raises(UserError, match=f"model.pipelines.mine: {name} cannot run .* takes no mask"):
+            Evaluation(half, {"mine": [REGISTRY[name](retention_ratio=0.5)]})
+
+
+def test_decoding_that_cannot_be_followed_is_refused_by_name(copied):
+    values = {"cache_implementation": "static", "dola_layers": "high"}
+    for key in REFUSED:
+        config = GenerationConfig(**{key: values.get(key, 3)})
+        with pytest.raises(UserError, match=f"asks for .*; take {key} out"):
+            check_decoding(config, "generate")
+    check_call(GenerationConfig(cache_implementation="dynamic", num_beams=1), "generate")
+    for asked in ({"num_beams": 2}, {"num_return_sequences": 2, "do_sample": True}):
+        with pytest.raises(UserError, match=f"generate asks for {next(iter(asked))}=2"):
+            check_call(GenerationConfig(**asked), "generate")
+    config = json.loads((copied / "generation_config.json").read_text())
+    (copied / "generation_config.json").write_text(json.dumps({**config, "cache_implementation": "static"}))
+    assert "asks for a cache of this kind ('static')" in refusal(copied)
