@@ -45,7 +45,7 @@ def test_evidence_is_clips_own(mllm):
         expected = patches.reshape(6, 4, 2, 4, 2, -1).mean((2, 4))
         assert torch.allclose(ours, expected, atol=1e-5)
     assert torch.allclose(
-        mllm._question(clip.samples[0].question, pipeline("clip"))[0][QuestionEmbeddings("clip")], words
+        mllm.embed_question(clip.samples[0].question, pipeline("clip"))[0][QuestionEmbeddings("clip")], words
     )
 
 

@@ -15,6 +15,7 @@ from tokenlab.compressors.evidence import LastAttention
 from tokenlab.data.samples import Clip, Frames, Sample
 from tokenlab.models.families import FAMILIES as FACTS
 from tokenlab.models.frozen import Encodings, FrozenMLLM
+from tokenlab.models.requests import Answer
 from tokenlab.models.settings import MLLM
 from tokenlab.tensors import Reduction
 
@@ -182,10 +183,11 @@ class Bench:
     clips: list[Clip]
 
     def ask(self, pipeline: Pipeline, clips=None, batch_size: int = 1) -> dict[str, tuple[int, ...]]:
-        needs = pipeline.needs()
+        return {answer.sample.uid: answer.ids for answer in self.answers(pipeline, clips, batch_size)}
+
+    def answers(self, pipeline: Pipeline, clips=None, batch_size: int = 1) -> list[Answer]:
         object.__setattr__(self.mllm.settings, "batch_size", batch_size)
-        encodings = Encodings(self.mllm, needs)
-        return {a.sample.uid: a.ids for a in self.mllm.answer(clips or self.clips, pipeline, encodings)}
+        return list(self.mllm.answer(clips or self.clips, pipeline, Encodings(self.mllm, pipeline.needs())))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

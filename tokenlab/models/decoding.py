@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from transformers import GenerationConfig
+from collections.abc import Mapping
+from typing import Any
 
 from tokenlab.errors import UserError
 
@@ -19,17 +20,17 @@ REFUSED = {
 GROWING = (None, "dynamic")
 
 
-def check_decoding(config: GenerationConfig, where: str) -> None:
+def check_decoding(config: Mapping[str, Any], where: str) -> None:
     """Raises UserError for decoding that the hooks cannot follow; `where` names the place that asks for it."""
     for key, reason in REFUSED.items():
-        value = getattr(config, key, None)
+        value = config.get(key)
         if value is not None and not (key == "cache_implementation" and value in GROWING):
             raise UserError(f"{where} asks for {reason.format(value=value)}; take {key} out")
 
 
-def check_call(config: GenerationConfig, where: str) -> None:
+def check_call(config: Mapping[str, Any], where: str) -> None:
     """The same for a call of `generate` that is somebody else's, which may ask for beams as well."""
     check_decoding(config, where)
     for key in ("num_beams", "num_return_sequences"):
-        if (getattr(config, key, None) or 1) > 1:
-            raise UserError(f"{where} asks for {key}={getattr(config, key)}, but prompts are reduced one sequence each")
+        if (config.get(key) or 1) > 1:
+            raise UserError(f"{where} asks for {key}={config[key]}, but prompts are reduced one sequence each")

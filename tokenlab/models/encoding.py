@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tokenlab.compressors.evidence import TokenEmbeddings, TowerAttention, TowerKeys
-from tokenlab.data.samples import Frames
 from tokenlab.errors import SampleError
 from tokenlab.models.blocks import BlockWalk, TowerCut, TowerMethod, blocks_read
 from tokenlab.models.families import Family, Reading, as_rows
 from tokenlab.models.grids import Calls, grid_shape
 from tokenlab.models.probes import Probe, cls_attention, mean_attention, probed
-from tokenlab.models.prompts import Processed, PromptWriter
+from tokenlab.models.prompts import Processed
 from tokenlab.tensors import Evidence, VisualTokens
 
 
@@ -33,7 +32,7 @@ class Encoded:
         output: What the stock encoder gave back; where the tower lost tokens, spread over the untouched layout.
         tokens: Its grid tokens, with the evidence read from the tower.
         processed: What the processor made of it.
-        milliseconds: Processor, tower and projector.
+        milliseconds: Tower and projector, and the processor where it ran for this.
         evidence_milliseconds: What each piece of evidence took besides; charged to the arms that need it.
         cut: What a method left inside the tower, if there was one.
     """
@@ -59,15 +58,13 @@ def synchronise(device: torch.device) -> None:
 @torch.inference_mode()
 def encode(
     model: PreTrainedModel,
-    writer: PromptWriter,
     family: Family,
-    frames: Frames,
+    processed: Processed,
     needs: frozenset[Evidence],
     tower: TowerMethod | None = None,
 ) -> Encoded:
-    """One medium through processor, tower and projector; raises SampleError if what comes out is not finite."""
+    """One medium through tower and projector; raises SampleError if what comes out is not finite."""
     started = time.perf_counter()
-    processed = writer.process(frames)
     reading = processed.reading
     inputs = {name: _onto(model, value) for name, value in processed.inputs.items()}
     walk = None if tower is None else _walk(model, family, reading, tower)
@@ -147,3 +144,14 @@ class _TowerProbe:
     def shape(self, on_grid: Float[Tensor, "n c"]) -> Tensor:
         """One number a token for attention, a vector for keys."""
         return on_grid if isinstance(self.need, TowerKeys) else on_grid[:, 0]
+
+
+def encoder_outputs(media: Sequence[Encoded]) -> dict[str, Any]:
+    """What `generate` takes instead of pixels: per encoder one output for all media of a batch, in prompt order."""
+    by_encoder: dict[str, list[Encoded]] = {}
+    for each in media:
+        by_encoder.setdefault(each.processed.reading.encoder, []).append(each)
+    return {
+        encoder: group[0].processed.reading.batch([each.output for each in group])
+        for encoder, group in by_encoder.items()
+    }

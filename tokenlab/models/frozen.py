@@ -8,9 +8,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial, reduce
 from itertools import islice, repeat
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from tokenlab.compressors.base import (
     CacheReduction,
@@ -30,13 +32,13 @@ from tokenlab.models.arrangement import Move, Prompt, arrange, left_padded
 from tokenlab.models.auxiliary import AuxiliaryClip, check_auxiliary
 from tokenlab.models.blocks import TowerMethod
 from tokenlab.models.decoding import check_decoding
-from tokenlab.models.encoding import Encoded, encode, synchronise
-from tokenlab.models.entry import Rewrite, after_first_call, reduced_prompts
+from tokenlab.models.encoding import Encoded, encode, encoder_outputs, synchronise
+from tokenlab.models.entry import Rewrite, after_first_call
 from tokenlab.models.families import family_of
-from tokenlab.models.layers import reductions_inside
+from tokenlab.models.layers import reduced
 from tokenlab.models.loading import check_settings, load_config, load_model, load_processor
 from tokenlab.models.passage import Passage
-from tokenlab.models.prompts import PromptWriter
+from tokenlab.models.prompts import PromptWriter, Shown
 from tokenlab.models.requests import Answer, Request, Selection, finished, in_order, untouched_medium
 from tokenlab.models.settings import MLLM
 from tokenlab.tensors import Evidence, Reduction, Step, Trace
@@ -64,11 +66,22 @@ class FrozenMLLM(nn.Module):
         check_auxiliary(settings)
         self.tokens_read = self.tokens_padded = 0
 
+    @classmethod
+    def around(cls, model: PreTrainedModel, processor: Any, seed: int = 0) -> FrozenMLLM:
+        """One around a model that is there already, and stays whose it is; without auxiliary encoders."""
+        mllm = cls.__new__(cls)
+        nn.Module.__init__(mllm)
+        mllm.settings, mllm.seed = MLLM(checkpoint=model.name_or_path or ""), seed
+        mllm.config, mllm.family, mllm.clip = model.config, family_of(model.config), None
+        mllm.writer = PromptWriter(processor, model.config, mllm.family)
+        mllm.__dict__["model"] = model
+        return mllm
+
     def load(self) -> None:
         """Loads processor and weights."""
         self.writer = PromptWriter(load_processor(self.settings), self.config, self.family)
         model = load_model(self.settings)
-        check_decoding(model.generation_config, "model.mllm.checkpoint: its generation_config")
+        check_decoding(model.generation_config.to_dict(), "model.mllm.checkpoint: its generation_config")
         if self.settings.is_placed:
             self.__dict__["model"] = model  # hidden from the Trainer, which would move it
         else:
@@ -84,7 +97,11 @@ class FrozenMLLM(nn.Module):
         self, frames: Frames, needs: frozenset[Evidence] = frozenset(), tower: TowerMethod | None = None
     ) -> Encoded:
         """One clip through processor, tower and projector; raises SampleError if it cannot be encoded."""
-        encoded = encode(self.model, self.writer, self.family, frames, needs, tower)
+        started = time.perf_counter()
+        processed = self.writer.process(frames)
+        processing = 1000 * (time.perf_counter() - started)
+        encoded = encode(self.model, self.family, processed, needs, tower)
+        encoded = replace(encoded, milliseconds=encoded.milliseconds + processing)
         if self.clip is None or CLIP_TOKENS not in needs:
             return encoded
         evidence, spent = self.clip.read(frames, encoded.tokens.grid[1:])
@@ -124,8 +141,8 @@ class FrozenMLLM(nn.Module):
         prompt = encodings.prompt(sample, content, encoded)
         synchronise(self.model.device)
         clock = time.perf_counter()
-        questions, read = self._question(sample.question, pipeline)
-        rewrite, passage, reductions = self._reduce_grid(encoded, questions, prompt, sample, pipeline)
+        questions, read = self.embed_question(sample.question, pipeline)
+        rewrite, passage, reductions = self.reduce_grid(encoded, questions, prompt, sample, pipeline)
         synchronise(self.model.device)
         compressing = time.perf_counter() - clock
         whole = zip(candidates, selection.frames, encoded, prompt.media, strict=True)
@@ -174,7 +191,7 @@ class FrozenMLLM(nn.Module):
                 steps.append(Step("frames", method.name, place, chosen))
         return Selection(media, steps, scored, texts)
 
-    def _reduce_grid(
+    def reduce_grid(
         self,
         encoded: Sequence[Encoded],
         questions: dict[Evidence, Tensor],
@@ -216,7 +233,7 @@ class FrozenMLLM(nn.Module):
         passage = partial(Passage, rewrite, media, layers, cache, generator)
         return rewrite, passage if layers or cache else None, steps
 
-    def _question(self, question: str, pipeline: Pipeline) -> tuple[dict[Evidence, Tensor], tuple[int, ...]]:
+    def embed_question(self, question: str, pipeline: Pipeline) -> tuple[dict[Evidence, Tensor], tuple[int, ...]]:
         """The question in every space that some method compares it in, and the lengths of texts CLIP read for it."""
         evidence, texts = {}, ()
         if (words := QuestionEmbeddings("llm")) in pipeline.needs():
@@ -242,13 +259,9 @@ class FrozenMLLM(nn.Module):
             synchronise(device)
             prefilled.append(time.perf_counter())
 
-        decoder = self.model.model.get_decoder()
         with ExitStack() as stack:
             stack.enter_context(after_first_call(self.model, stop_prefill_clock))
-            if rewrites:
-                entry = stack.enter_context(reduced_prompts(decoder, rewrites))
-                if passages:
-                    stack.enter_context(reductions_inside(decoder, entry, passages))
+            stack.enter_context(reduced(self.model, rewrites, passages))
             sequences = self._generate(inputs, requests)
         synchronise(device)
         prefill, decode = prefilled[0] - started, time.perf_counter() - prefilled[0]
@@ -266,13 +279,7 @@ class FrozenMLLM(nn.Module):
         ]
 
     def _generate(self, inputs: dict[str, Tensor], requests: Sequence[Request]) -> Tensor:
-        by_encoder: dict[str, list[Encoded]] = {}
-        for each in (each for request in requests for each in request.encoded):
-            by_encoder.setdefault(each.processed.reading.encoder, []).append(each)
-        outputs = {
-            encoder: media[0].processed.reading.batch([each.output for each in media])
-            for encoder, media in by_encoder.items()
-        }
+        outputs = encoder_outputs([each for request in requests for each in request.encoded])
         return self.model.generate(
             **inputs,
             **({"mm_encoder_outputs": outputs} if outputs else {}),
@@ -306,13 +313,17 @@ class FrozenMLLM(nn.Module):
         self.tokens_read += max(lengths) * len(lengths)
         self.tokens_padded += max(lengths) * len(lengths) - sum(lengths)
 
+    def answer_length(self, ids: list[int]) -> int:
+        """Tokens of an answer up to its end of sequence, padding left out."""
+        ends = self.model.generation_config.eos_token_id
+        ends = set(ends if isinstance(ends, list) else [ends])
+        return next((index + 1 for index, token in enumerate(ids) if token in ends), len(ids))
+
     def _read(
         self, request: Request, passage: Passage | None, ids: list[int], prefill: float, decode: float, peak: int | None
     ) -> Answer:
         """One row of the batch, cut after its own end of sequence."""
-        ends = self.model.generation_config.eos_token_id
-        ends = set(ends if isinstance(ends, list) else [ends])
-        length = next((index + 1 for index, token in enumerate(ids) if token in ends), len(ids))
+        length = self.answer_length(ids)
         text = self.writer.processor.tokenizer.decode(ids[:length], skip_special_tokens=True)
         return Answer(
             request.sample,
@@ -360,9 +371,10 @@ class Encodings:
 
     def prompt(self, sample: Sample, content: Sequence[str | int], encoded: Sequence[Encoded]) -> Prompt:
         """The sample's prompt about encoded media; raises SampleError, every time, if it cannot be asked."""
-        key, writer = (sample.uid, *(each.processed.frames.numbers for each in encoded)), self.mllm.writer
+        shown = [each.processed for each in encoded if isinstance(each.processed, Shown)]
+        key, writer = (sample.uid, *(each.frames.numbers for each in shown)), self.mllm.writer
         if key not in self._written:
-            media = iter(each.processed for each in encoded)
+            media = iter(shown)
             parts = [part if isinstance(part, str) else next(media) for part in content]
             self._written[key] = writer.write(parts, self.mllm.settings.max_new_tokens)
         return self._written[key]

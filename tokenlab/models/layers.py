@@ -20,7 +20,7 @@ from transformers.masking_utils import create_causal_mask
 
 from tokenlab.compressors.base import CacheReduction, CacheView, Moment
 from tokenlab.models.arrangement import left_padded
-from tokenlab.models.entry import Entry
+from tokenlab.models.entry import Entry, Rewrite, reduced_prompts
 from tokenlab.models.passage import LAST_ATTENTION, Passage, Riders
 from tokenlab.models.probes import Kernel, last_attention, probed
 from tokenlab.tensors import Evidence
@@ -41,6 +41,18 @@ class Columns:
     last: Int[Tensor, "*axes b 1"]
     rotary: tuple[Tensor, Tensor] | None = None
     moved: bool = False
+
+
+@contextmanager
+def reduced(model: nn.Module, rewrites: Sequence[Rewrite], passages: Sequence[Passage]) -> Iterator[None]:
+    """While active, `generate` reads rewritten prompts, cut further on their way; with neither nothing changes."""
+    decoder: Any = model.model.get_decoder()  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    with ExitStack() as stack:
+        if rewrites:
+            entry = stack.enter_context(reduced_prompts(decoder, rewrites))
+            if passages:
+                stack.enter_context(reductions_inside(decoder, entry, passages))
+        yield
 
 
 @contextmanager

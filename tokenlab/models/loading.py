@@ -88,8 +88,9 @@ def load_model(settings: MLLM, auxiliary: str | None = None) -> PreTrainedModel:
     if auxiliary is None and settings.is_placed:
         weights["device_map"] = settings.device_map or "auto"
     if auxiliary is None and settings.quantization is not None:
-        bits = {f"load_in_{settings.quantization}": True}
-        weights["quantization_config"] = BitsAndBytesConfig(**bits)
+        weights["quantization_config"] = BitsAndBytesConfig(
+            load_in_8bit=settings.quantization == "8bit", load_in_4bit=settings.quantization == "4bit"
+        )
     return _load(kind.from_pretrained, settings, auxiliary, **weights).eval().requires_grad_(False)
 
 

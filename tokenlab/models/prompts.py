@@ -27,14 +27,11 @@ class Processed:
     Attributes:
         reading: How the family reads it.
         inputs: The processor's output, as the tower and the LLM read it.
-        replacements: What its placeholder words in a prompt expand to.
         places: Where its tokens lie on its token grid.
     """
 
-    frames: Frames
     reading: Reading
     inputs: Inputs
-    replacements: list[str]
     places: Places
 
     @property
@@ -45,6 +42,19 @@ class Processed:
                 return int(value[0, 0])
         (pixels,) = (value for name, value in self.inputs.items() if name.startswith("pixel_values"))
         return pixels.flatten(0, -4).shape[0]
+
+
+@dataclass(frozen=True)
+class Shown(Processed):
+    """A medium that is still to be written into prompts.
+
+    Attributes:
+        frames: What was processed.
+        replacements: What its placeholder words in a prompt expand to.
+    """
+
+    frames: Frames
+    replacements: list[str]
 
 
 class PromptWriter:
@@ -62,7 +72,7 @@ class PromptWriter:
             raise SampleError(f"{self.family.name} reads no video")
         return reading
 
-    def process(self, frames: Frames) -> Processed:
+    def process(self, frames: Frames) -> Shown:
         """Pixels for the tower, and what a prompt needs to know of them."""
         reading, shown = self.reading(frames), frames
         if len(frames.numbers) < reading.fewest_frames:
@@ -84,12 +94,12 @@ class PromptWriter:
             raise SampleError(f"the checkpoint's processor cannot read {what} of {size} pixels: {reason}") from error
         replacements = [entry["replacement"] for entry in output.pop("text_replacement_offsets")[0]]
         inputs = {name: value for name, value in output.items() if name not in ("input_ids", "attention_mask")}
-        return Processed(frames, reading, inputs, replacements, reading.places(self.config, inputs))
+        return Shown(reading, inputs, reading.places(self.config, inputs), frames, replacements)
 
-    def write(self, parts: Sequence[str | Processed], new_tokens: int) -> Prompt:
+    def write(self, parts: Sequence[str | Shown], new_tokens: int) -> Prompt:
         """A prompt of texts and media in order; raises SampleError for one that cannot be asked."""
         texts = [part for part in parts if isinstance(part, str)]
-        media = [part for part in parts if isinstance(part, Processed)]
+        media = [part for part in parts if isinstance(part, Shown)]
         if not "".join(texts).strip():
             raise SampleError("the question is empty")
         for word in (getattr(self.processor, f"{kind}_token", None) for kind in get_args(Kind)):
@@ -106,7 +116,7 @@ class PromptWriter:
             raise SampleError(
                 f"prompt of {len(ids)} tokens and an answer of up to {new_tokens} exceed the context of {self.context}"
             )
-        return Prompt(ids, self._locate(ids, media))
+        return Prompt(ids, self.locate(ids, media))
 
     def render(self, parts: Sequence[str | Frames]) -> str:
         """The chat template's text, with one placeholder word an image or video."""
@@ -136,7 +146,7 @@ class PromptWriter:
         marker = self._marker(frames, index)
         return [*([{"type": "text", "text": marker}] if marker else []), {"type": "image"}]
 
-    def _locate(self, ids: Int[np.ndarray, " s"], media: Sequence[Processed]) -> tuple[Medium, ...]:
+    def locate(self, ids: Int[np.ndarray, " s"], media: Sequence[Processed]) -> tuple[Medium, ...]:
         """Where each medium is: placeholders of one kind belong to its media in order."""
         placeholders = {each.reading.placeholder for each in media} | {self.family.image.placeholder}
         left = {name: np.nonzero(ids == getattr(self.config, name))[0] for name in placeholders}

@@ -1,0 +1,271 @@
+"""Reductions on a model that somebody else loaded: its own `generate`, on its own processor's output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
+
+from tokenlab.compressors.base import FrameSelection, TokenCompressor, TowerReduction, seeded_generator
+from tokenlab.compressors.evidence import QuestionEmbeddings
+from tokenlab.compressors.pipeline import Pipeline
+from tokenlab.data.samples import Sample
+from tokenlab.errors import UserError
+from tokenlab.models.arrangement import Prompt
+from tokenlab.models.blocks import TowerMethod
+from tokenlab.models.decoding import check_call
+from tokenlab.models.encoding import Encoded, encode, encoder_outputs
+from tokenlab.models.families import Family, Kind, Reading
+from tokenlab.models.frozen import FrozenMLLM
+from tokenlab.models.layers import reduced
+from tokenlab.models.prompts import Processed
+from tokenlab.models.requests import finished
+from tokenlab.tensors import MediumShape, Trace
+
+NOWHERE = (0, 0)
+NOT_PASSED_ON = ("image_sizes", "batch_num_images")  # which only belong to pixels
+
+
+@contextmanager
+def compress(
+    model: PreTrainedModel,
+    processor: Any,
+    pipeline: Pipeline | Sequence[TokenCompressor],
+    questions: Sequence[str] = (),
+    seed: int = 0,
+) -> Iterator[list[Trace]]:
+    """While active, `model.generate(**inputs)` reads reduced prompts; afterwards the model is as it was.
+
+    `inputs` are what the checkpoint's own processor made of one prompt or several, padded on the left. Where frames
+    stand in the prompt as images (LLaVA-1.5, InternVL, SmolVLM), all pictures of a prompt are taken for one medium.
+
+    Args:
+        model: A supported family's model, loaded by whom it belongs to.
+        processor: Its processor.
+        pipeline: What to do; compressors in order.
+        questions: One a prompt, for methods that look at the question.
+        seed: Of the noise that methods draw.
+
+    Yields:
+        A list that gets a trace of every prompt, call after call: what was really removed.
+
+    Raises:
+        UserError: If the model is of no supported family, a method cannot run on it, needs the questions or chooses
+            frames; and, from `generate`, for decoding that reduced prompts cannot have, such as beams.
+    """
+    pipeline = pipeline if isinstance(pipeline, Pipeline) else Pipeline(tuple(pipeline))
+    mllm = FrozenMLLM.around(model, processor, seed)
+    _check(mllm.family, pipeline, model, questions)
+    generate, traces = model.generate, []
+
+    def compressed(*args: Any, **kwargs: Any) -> Any:
+        if args:
+            raise UserError("generate: give the processor's output by name, generate(**inputs)")
+        _check_call(model, kwargs)
+        call = _Call(mllm, pipeline, questions, kwargs)
+        with reduced(model, call.rewrites, call.passages):
+            output = generate(**call.arguments)
+        traces.extend(call.traces(output))
+        return output
+
+    own = vars(model)
+    outer = own.get("generate")  # where one context is inside another
+    own["generate"] = compressed
+    try:
+        yield traces
+    finally:
+        own.pop("generate") if outer is None else own.update(generate=outer)
+
+
+def _check(family: Family, pipeline: Pipeline, model: PreTrainedModel, questions: Sequence[str]) -> None:
+    kernel = model.config._attn_implementation or "eager"
+    for method in pipeline.active:
+        if reason := family.refusal(method, kernel=kernel):
+            raise UserError(f"compress: {reason}")
+        if isinstance(method, FrameSelection):
+            raise UserError(f"compress: {method.name} chooses frames, which is done before the processor reads them")
+    if not questions and any(isinstance(need, QuestionEmbeddings) for need in pipeline.needs()):
+        raise UserError("compress: a method looks at the question: give questions=[...], one a prompt")
+
+
+def _check_call(model: PreTrainedModel, kwargs: Mapping[str, Any]) -> None:
+    """Raises UserError for decoding that the hooks cannot follow, however it is asked for."""
+    for name in ("assistant_model", "custom_generate", "inputs_embeds", "past_key_values"):
+        if kwargs.get(name) is not None:
+            raise UserError(f"generate asks for {name}, which reduced prompts cannot have; take it out")
+    given = kwargs.get("generation_config") or model.generation_config
+    check_call({**given.to_dict(), **kwargs}, "generate")
+
+
+class _Call:
+    """One call of `generate`: its prompts, taken apart and reduced."""
+
+    def __init__(
+        self, mllm: FrozenMLLM, pipeline: Pipeline, questions: Sequence[str], kwargs: Mapping[str, Any]
+    ) -> None:
+        self.mllm, self.pipeline = mllm, pipeline
+        ids = kwargs["input_ids"].cpu().numpy()
+        mask = kwargs.get("attention_mask")
+        mask = np.ones_like(ids) if mask is None else mask.cpu().numpy()
+        if (np.diff(mask, axis=1) < 0).any():
+            raise UserError("generate: prompts must be padded on the left (processor.tokenizer.padding_side = 'left')")
+        if questions and len(questions) != len(ids):
+            raise UserError(f"compress: {len(questions)} questions for {len(ids)} prompts")
+        media = Media(mllm, kwargs)
+        self.prompts, self.encoded = [], []
+        for row, (every, real) in enumerate(zip(ids, mask, strict=True)):
+            own = every[real == 1]
+            processed = media.of_prompt(own)
+            located = mllm.writer.locate(own, processed)
+            if media.joined:  # what stands between pictures may be anybody's words
+                located = tuple(replace(each, markers=((NOWHERE, NOWHERE),) * len(each.markers)) for each in located)
+            self.prompts.append(Prompt(own, located))
+            self.encoded.append([self._encode(each, row) for each in processed])
+        media.check_all_taken()
+        questions = questions or [""] * len(ids)
+        requests = [self._reduce(row, question) for row, question in enumerate(questions)]
+        self.steps = [steps for _, _, steps in requests]
+        self.rewrites = [rewrite for rewrite, _, _ in requests if rewrite is not None]
+        self.passages = [begin() for _, begin, _ in requests if begin is not None]
+        outputs = encoder_outputs([each for row in self.encoded for each in row])
+        self.arguments = {
+            name: value for name, value in kwargs.items() if not name.startswith("pixel_") and name not in NOT_PASSED_ON
+        }
+        if outputs:
+            self.arguments["mm_encoder_outputs"] = outputs
+
+    def _encode(self, processed: Processed, row: int) -> Encoded:
+        inside = self.pipeline.at(TowerReduction)
+        noise = [seeded_generator(self.mllm.seed, method.name, str(row)) for method in inside]
+        tower = next(map(TowerMethod, inside, noise), None)
+        return encode(self.mllm.model, self.mllm.family, processed, self.pipeline.needs(), tower)
+
+    @torch.inference_mode()
+    def _reduce(self, row: int, question: str) -> Any:
+        evidence, _ = self.mllm.embed_question(question, self.pipeline) if question else ({}, ())
+        sample = Sample(str(row), str(row), question)
+        return self.mllm.reduce_grid(self.encoded[row], evidence, self.prompts[row], sample, self.pipeline)
+
+    def traces(self, output: Any) -> list[Trace]:
+        """What was done to every prompt."""
+        sequences = output if isinstance(output, Tensor) else output.sequences
+        answers = sequences[:, self.arguments["input_ids"].shape[1] :].tolist()
+        return [self._trace(row, answer) for row, answer in enumerate(answers)]
+
+    def _trace(self, row: int, answer: list[int]) -> Trace:
+        prompt, encoded = self.prompts[row], self.encoded[row]
+        image = self.mllm.family.image
+        trace = Trace(
+            media=tuple(
+                MediumShape(len(medium.visual), len(medium.separators), each.processed.reading is image)
+                for medium, each in zip(prompt.media, encoded, strict=True)
+            ),
+            steps=tuple(self.steps[row]),
+            prompt_tokens=len(prompt),
+            prefill_tokens=len(self.rewrites[row].arrangement) if self.rewrites else len(prompt),
+            grids=tuple(each.tokens.grid for each in encoded),
+            passes=tuple(each.processed.passes for each in encoded),
+            tower_tokens=tuple(each.cut.tokens if each.cut else () for each in encoded),
+        )
+        return finished(trace, self.passages[row] if self.passages else None, self.mllm.answer_length(answer))
+
+
+class Media:
+    """The media in a processor's output, handed out prompt by prompt in the order of their placeholders."""
+
+    def __init__(self, mllm: FrozenMLLM, inputs: Mapping[str, Any]) -> None:
+        self.config, self.family, self.inputs = mllm.config, mllm.family, inputs
+        video = self.family.video
+        self.joined = video is not None and video.encoder == "image"  # pictures, of which a prompt's are one medium
+        self.taken: dict[Kind, int] = {"image": 0, "video": 0}  # media, or pictures that are joined
+        self.patches: dict[Kind, int] = {"image": 0, "video": 0}  # rows of patches, where frames are packed
+        self.row = -1
+
+    def of_prompt(self, ids: Int[np.ndarray, " s"]) -> list[Processed]:
+        """The next prompt's media."""
+        self.row += 1
+        found: list[tuple[int, Processed]] = []
+        for kind in ("image",) if self.joined or self.family.video is None else get_args(Kind):
+            reading: Any = self.family.video if self.joined else getattr(self.family, kind)
+            (places,) = np.nonzero(ids == getattr(self.config, reading.placeholder))
+            while len(places):
+                processed = self._pictures(reading, len(places)) if self.joined else self._next(kind, reading)
+                if len(processed.places) > len(places):
+                    raise UserError(
+                        f"generate: {len(places)} placeholders in prompt {self.row} are too few for its next {kind}, "
+                        f"of {len(processed.places)} visual tokens"
+                    )
+                found.append((int(places[0]), processed))
+                places = places[len(processed.places) :]
+        return [processed for _, processed in sorted(found, key=lambda each: each[0])]
+
+    def _pictures(self, reading: Reading, placeholders: int) -> Processed:
+        """All pictures of the prompt."""
+        pixels = self._pixels("image")
+        number = placeholders // len(reading.places(self.config, {"pixel_values": pixels.flatten(0, -4)[:1]}))
+        here = slice(self.taken["image"], self.taken["image"] + number)
+        own = {name: value[here] for name, value in self.pictures.items()}
+        if pixels.ndim == 5:
+            own = {name: value[None] for name, value in own.items()}
+        self.taken["image"] += number
+        return Processed(reading, own, reading.places(self.config, own))
+
+    @cached_property
+    def pictures(self) -> dict[str, Tensor]:
+        """Pictures one after the other; SmolVLM's come in rows, filled up with black ones, which its model skips."""
+        own = {name: value for name, value in self.inputs.items() if name.startswith("pixel_")}
+        if self._pixels("image").ndim < 5:
+            return own
+        real = (self._pixels("image") != 0).flatten(2).any(-1)
+        return {name: value[real] for name, value in own.items()}
+
+    def _next(self, kind: Kind, reading: Reading) -> Processed:
+        """The next image or video of the batch."""
+        pixels, place = self._pixels(kind), self.taken[kind]
+        self.taken[kind] += 1
+        names = [name for name in (f"{kind}_grid_thw", *reading.extras, "image_sizes") if name in self.inputs]
+        own = {name: torch.as_tensor(self.inputs[name])[place : place + 1] for name in names}
+        if (grid := own.get(f"{kind}_grid_thw")) is not None:
+            start = self.patches[kind]
+            self.patches[kind] += int(grid.prod())
+            pixels = pixels[start : self.patches[kind]]
+        else:
+            pixels = pixels[place : place + 1]
+        if not len(pixels):
+            raise UserError(f"generate: prompt {self.row} has a placeholder for {kind} {place}, which is not there")
+        if kind == "image" and "image_sizes" in own:  # the batch is padded to the image with the most tiles
+            size = own["image_sizes"][0].tolist()
+            shape = (self.config.image_grid_pinpoints, self.config.vision_config.image_size)
+            pixels = pixels[:, : 1 + math.prod(get_anyres_image_grid_shape(size, *shape))]
+        own[self._name(kind)] = pixels
+        return Processed(reading, own, reading.places(self.config, own))
+
+    def _name(self, kind: Kind) -> str:
+        """What the pixels are called."""
+        own = f"pixel_values_{kind}s"
+        return own if own in self.inputs or kind == "video" else "pixel_values"
+
+    def _pixels(self, kind: Kind) -> Tensor:
+        if (pixels := self.inputs.get(self._name(kind))) is None:
+            raise UserError(f"generate: prompt {self.row} has a placeholder for {kind} 0, which is not there")
+        return pixels
+
+    def check_all_taken(self) -> None:
+        """Raises UserError for media that no prompt has a placeholder for."""
+        for kind, taken in self.taken.items():
+            if (pixels := self.inputs.get(self._name(kind))) is None:
+                continue
+            grid = self.inputs.get(f"{kind}_grid_thw")
+            rows = self.pictures["pixel_values"] if self.joined else pixels if grid is None else grid
+            if taken != (there := len(rows)):
+                raise UserError(f"generate: {there} {kind}s, but placeholders for {taken}")
