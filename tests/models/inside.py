@@ -32,16 +32,17 @@ class Inside:
     cache_state: dict[str, Any] = field(default_factory=dict)
 
     def greedy(
-        self, sequence: list[Token], original: list[Token], media: list[VisualTokens], new_tokens: int
-    ) -> list[int]:
-        """The answer, until the end of sequence."""
-        model, answer = self.checkpoint.model, []
+        self, sequence: list[Token], original: list[Token], media: Media, new_tokens: int, forced=()
+    ) -> list[Tensor]:
+        """The logits of every step of the answer, until the end of sequence."""
+        model, answer, steps = self.checkpoint.model, [], []
         for _ in range(new_tokens):
             hidden = self.forward([replace(t, deep=list(t.deep)) for t in sequence], original, list(media), answer)
-            answer.append(int(model.lm_head(model.model.get_decoder().norm(hidden)).argmax()))
+            steps.append(model.lm_head(model.model.get_decoder().norm(hidden)))
+            answer.append(next_token(steps, forced))
             if answer[-1] == model.generation_config.eos_token_id:
                 break
-        return answer
+        return steps
 
     def forward(
         self, prompt: list[Token], original: list[Token], media: list[VisualTokens], answer: list[int]
@@ -139,6 +140,11 @@ class Inside:
             for step, unseen in enumerate(self.unseen[:fed]):
                 hidden[len(prompt) + step, list(unseen)] = True
         return torch.zeros(length, length).masked_fill(hidden, torch.finfo(torch.float32).min)[None, None]
+
+
+def next_token(steps: list[Tensor], forced) -> int:
+    """What is fed back after the latest step."""
+    return forced[len(steps) - 1] if forced else int(steps[-1].argmax())
 
 
 def slots_of(prompt: list[Token], medium: int) -> list[int]:

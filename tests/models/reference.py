@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.models import in_tower
 from tests.models.by_hand import Checkpoint
-from tests.models.inside import Inside
+from tests.models.inside import Inside, next_token
 from tests.models.sequence import Token, cut
 from tokenlab.compressors import Pipeline
 from tokenlab.compressors.base import (
@@ -46,6 +46,16 @@ class Reference(Checkpoint):
     @torch.no_grad()
     def reduced(self, parts, sample: Sample, pipeline: Pipeline, new_tokens: int, seed: int = 0) -> list[int]:
         """The pipeline's answer, token by token, each from a whole new forward."""
+        return [int(logits.argmax()) for logits in self._steps(parts, sample, pipeline, new_tokens, seed)]
+
+    @torch.no_grad()
+    def log_likelihood(self, parts, sample: Sample, pipeline: Pipeline, answer: list[int], seed: int = 0) -> float:
+        """Of a given answer, each token's from a whole new forward."""
+        steps = self._steps(parts, sample, pipeline, len(answer), seed, answer)
+        return sum(float(logits.log_softmax(-1)[token]) for logits, token in zip(steps, answer, strict=True))
+
+    def _steps(self, parts, sample, pipeline, new_tokens, seed, forced=()) -> list[Tensor]:
+        """The logits of every step; what is fed back is the likeliest token, or the one that is forced."""
         question, uid = sample.question, sample.uid
         for method in pipeline.at(FrameSelection):
             generator = seeded_generator(seed, method.name, uid)
@@ -63,8 +73,8 @@ class Reference(Checkpoint):
                 reduction = method.reduce_grid(GridView(tokens, question, noise))
                 sequence, media = cut(sequence, original, media, number, reduction, method)
         if pipeline.at(LayerReduction) or pipeline.at(CacheReduction):
-            return Inside(self, pipeline, uid, seed).greedy(sequence, original, media, new_tokens)
-        return self._greedy(sequence, new_tokens)
+            return Inside(self, pipeline, uid, seed).greedy(sequence, original, media, new_tokens, forced)
+        return self._greedy(sequence, new_tokens, forced)
 
     def _sequence(self, parts, question: str) -> tuple[list[Token], list[VisualTokens]]:
         """Text and visual tokens in order, each with its position; and each medium's visual ones on their grid."""
@@ -122,13 +132,13 @@ class Reference(Checkpoint):
             for token in sequence[first - opening : first] + sequence[end : end + min(self.closing, between)]:
                 token.frame = (medium, frame)
 
-    def _greedy(self, sequence: list[Token], new_tokens: int) -> list[int]:
+    def _greedy(self, sequence: list[Token], new_tokens: int, forced) -> list[Tensor]:
         values = torch.stack([token.value for token in sequence])
         positions = [token.position for token in sequence]
         visual = [bool(token.deep) for token in sequence]
         layers = zip(*(token.deep for token in sequence if token.deep), strict=True)
         deep = [torch.stack(layer) for layer in layers]
-        answer = []
+        answer, steps = [], []
         for _ in range(new_tokens):
             ids = torch.tensor(positions).T
             extra = {}
@@ -142,12 +152,13 @@ class Reference(Checkpoint):
                 use_cache=False,
                 **extra,
             )[0]
-            answer.append(int(self.model.lm_head(hidden[0, -1]).argmax()))
+            steps.append(self.model.lm_head(hidden[0, -1]))
+            answer.append(next_token(steps, forced))
             if answer[-1] == self.model.generation_config.eos_token_id:
                 break
             values = torch.cat([values, self.model.get_input_embeddings()(torch.tensor(answer[-1:]))])
             positions.append([number + 1 for number in positions[-1]])
-        return answer
+        return steps
 
 
 def select(part, method: FrameSelection, question: str, generator: torch.Generator):

@@ -72,7 +72,7 @@ class Entry:
 
     def __call__(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """What the decoder reads instead of what it was given."""
-        embeddings = kwargs["inputs_embeds"]
+        embeddings, self.cache = kwargs["inputs_embeds"], kwargs["past_key_values"]
         kwargs = dict(kwargs)
         if self.mask is None:
             padded = embeddings.shape[1]
@@ -90,6 +90,12 @@ class Entry:
         kwargs["attention_mask"], kwargs["position_ids"] = self.mask, positions
         self.positions = positions[..., -1:]
         return args, kwargs
+
+    def rewind(self, steps: int) -> None:
+        """Takes back decode steps: the cache, and what comes of its length."""
+        if steps and self.mask is not None:
+            self.cache.crop(-steps)
+            self.mask, self.positions = self.mask[:, :-steps], self.positions - steps
 
     def _index(self, padded: int, device: torch.device) -> tuple[Int[Tensor, "b r"], Int[Tensor, "b r"]]:
         """Where each remaining token stands in the untouched, padded batch; and which places are not padding."""

@@ -11,6 +11,7 @@ from itertools import islice, repeat
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -247,7 +248,6 @@ class FrozenMLLM(nn.Module):
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """Answers a batch of prompts greedily; all come from the same pipeline."""
         device = self.model.device
-        inputs = self._pad(requests)
         rewrites = [request.rewrite for request in requests if request.rewrite is not None]
         passages = [request.passage() for request in requests if request.passage is not None]
         if device.type == "cuda":
@@ -262,7 +262,7 @@ class FrozenMLLM(nn.Module):
         with ExitStack() as stack:
             stack.enter_context(after_first_call(self.model, stop_prefill_clock))
             stack.enter_context(reduced(self.model, rewrites, passages))
-            sequences = self._generate(inputs, requests)
+            sequences = self.decode(requests, max_new_tokens=self.settings.max_new_tokens)
         synchronise(device)
         prefill, decode = prefilled[0] - started, time.perf_counter() - prefilled[0]
         peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
@@ -273,21 +273,24 @@ class FrozenMLLM(nn.Module):
             for request, passage, row in zip(
                 requests,
                 passages or repeat(None, len(requests)),
-                sequences[:, inputs["input_ids"].shape[1] :].tolist(),
+                sequences.tolist(),
                 strict=True,
             )
         ]
 
-    def _generate(self, inputs: dict[str, Tensor], requests: Sequence[Request]) -> Tensor:
+    def decode(self, requests: Sequence[Request], **more: Any) -> Int[Tensor, "b n"]:
+        """The stock `generate` on a batch of untouched prompts, greedy; the new tokens."""
+        inputs = self._pad(requests)
         outputs = encoder_outputs([each for request in requests for each in request.encoded])
-        return self.model.generate(
+        sequences = self.model.generate(
             **inputs,
             **({"mm_encoder_outputs": outputs} if outputs else {}),
-            max_new_tokens=self.settings.max_new_tokens,
+            **more,
             do_sample=False,
             num_beams=1,
             use_cache=True,
         )
+        return sequences[:, inputs["input_ids"].shape[1] :]
 
     def _pad(self, requests: Sequence[Request]) -> dict[str, Tensor]:
         """Untouched prompts, padded on the left, and what the LLM must be told of their media."""

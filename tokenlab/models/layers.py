@@ -6,7 +6,7 @@ every layer is given the mask and the rotary embedding of its own sequence, at p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -44,19 +44,31 @@ class Columns:
 
 
 @contextmanager
-def reduced(model: nn.Module, rewrites: Sequence[Rewrite], passages: Sequence[Passage]) -> Iterator[None]:
-    """While active, `generate` reads rewritten prompts, cut further on their way; with neither nothing changes."""
+def reduced(
+    model: nn.Module, rewrites: Sequence[Rewrite], passages: Sequence[Passage]
+) -> Iterator[Callable[[int], None]]:
+    """While active, `generate` reads rewritten prompts, cut further on their way; with neither nothing changes.
+
+    Yields what takes back a number of decode steps, for prompts that are rewritten.
+    """
     decoder: Any = model.model.get_decoder()  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    walked: list[Entry | _Walk] = []
     with ExitStack() as stack:
         if rewrites:
             entry = stack.enter_context(reduced_prompts(decoder, rewrites))
+            walked.append(entry)
             if passages:
-                stack.enter_context(reductions_inside(decoder, entry, passages))
-        yield
+                walked.append(stack.enter_context(reductions_inside(decoder, entry, passages)))
+
+        def rewind(steps: int) -> None:
+            for each in walked:
+                each.rewind(steps)
+
+        yield rewind
 
 
 @contextmanager
-def reductions_inside(decoder: nn.Module, entry: Entry, passages: Sequence[Passage]) -> Iterator[None]:
+def reductions_inside(decoder: nn.Module, entry: Entry, passages: Sequence[Passage]) -> Iterator[_Walk]:
     """While active, the decoder's layers cut a batch as the passages' methods say; hooks go on any way out."""
     walk = _Walk(decoder, entry, passages)
     with ExitStack() as stack:
@@ -74,7 +86,7 @@ def reductions_inside(decoder: nn.Module, entry: Entry, passages: Sequence[Passa
             narrowing = partial(walk.narrow, index) if index >= walk.first_cache_layer else None
             if listening or narrowing:
                 stack.enter_context(probed(layer.self_attn, listening, narrowing))
-        yield
+        yield walk
     moved = len({id(columns) for columns in walk.read if columns.moved})
     for passage in passages:
         passage.rotated = (passage.rotated[0], moved)
@@ -132,9 +144,18 @@ class _Walk:
                     dense[visual] = feature.to(dense)
                     self.deepstack.append(dense)
         else:
+            if self.step == 1:
+                self.prefilled = [dict(passage.states) for passage in self.passages]
             for passage in self.passages:
                 passage.sight.append(())
         return args, kwargs
+
+    def rewind(self, steps: int) -> None:
+        """Takes back decode steps up to the prefill, with what methods remember of them."""
+        if steps:
+            self.step -= steps
+            for passage, states in zip(self.passages, self.prefilled, strict=True):
+                passage.states = dict(states)
 
     def before(self, index: int, layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """At a layer's entry: cuts at prefill, narrows at decode, and gives the layer what belongs to its sequence."""
