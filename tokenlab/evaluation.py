@@ -57,8 +57,8 @@ class Evaluation(LightningModule):
     def setup(self, stage: str) -> None:
         """Loads the model and prices it."""
         self.mllm.load()
-        clip = load_config(self.mllm.settings, "clip") if self.mllm.clip is not None else None
-        self.costs = ModelCosts(self.mllm.config, self.mllm.family, clip)
+        auxiliary = {kind: load_config(self.mllm.settings, kind) for kind in self.mllm.settings.auxiliary}
+        self.costs = ModelCosts(self.mllm.config, self.mllm.family, auxiliary)
         self.arms = self._name_arms()
         self.run_folder.questions_planned = self._count_questions(stage)
 
@@ -160,8 +160,10 @@ def flops(trace: Trace, costs: ModelCosts) -> Flops:
     read = trace.attention_tokens or everywhere
     return Flops(
         tower=sum(costs.tower(*medium) for medium in media),
-        projector=sum(costs.projector(*medium) for medium in media),
-        auxiliary=costs.auxiliary(trace.auxiliary_frames, trace.auxiliary_scored, trace.auxiliary_text),
+        projector=sum(costs.projector(*medium) for medium in media) + costs.project(trace.projected_tokens),
+        auxiliary=costs.auxiliary(
+            trace.auxiliary_frames, trace.auxiliary_scored, trace.auxiliary_text, trace.auxiliary_pooled
+        ),
         prefill=costs.prefill_layers(
             read, trace.mlp_tokens or everywhere, rotated=trace.prefill_tokens + trace.rotated_tokens[0]
         ),

@@ -262,10 +262,12 @@ class Trace:
     grids: tuple[tuple[int, int, int], ...]  # per medium: its token grid as the tower made it, after frame selection
     passes: tuple[int, ...] = ()  # per medium: how often the tower ran, once a frame, a tile or a few frames together
     tower_tokens: tuple[BlockTokens, ...] = ()  # per medium: what a pass lost from block to block
+    projected_tokens: int = 0  # merged before the projector, which took each of them besides all patches
     generated_tokens: int = 0  # tokens produced, the end-of-sequence token included
     auxiliary_frames: int = 0  # frames whose patches an auxiliary encoder read for this arm
     auxiliary_scored: int = 0  # frames that it read as a whole
     auxiliary_text: tuple[int, ...] = ()  # lengths of the texts that it read
+    auxiliary_pooled: int = 0  # passes of the tower that an auxiliary pooling head looked at
     attention_tokens: tuple[int, ...] = ()  # tokens that each layer's attention read at prefill; (): all the same
     mlp_tokens: tuple[int, ...] = ()  # tokens that were left behind each layer's attention; (): all the same
     decode_sight: tuple[tuple[int, ...], ...] = ()  # cached tokens that each step looked at, by layer; (): all

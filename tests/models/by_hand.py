@@ -60,6 +60,10 @@ def mosaic(on_grid: Tensor, vision) -> Tensor:
     return torch.cat([base, tiles])
 
 
+TOKEN_WISE = ("llava", "llava_next", "llava_next_video", "video_llava")
+"""Families whose projector makes each token by itself."""
+
+
 class Checkpoint:
     """A checkpoint and its processor, in stock classes."""
 
@@ -145,6 +149,25 @@ class Checkpoint:
             if name in inputs:
                 rows, columns = (size // 2 for size in inputs[name][0, 1:].tolist())
         return Seen(features, on_grid, torch.cartesian_prod(*map(torch.arange, (frames, rows, columns))), deep)
+
+    def tower(self, inputs) -> tuple[torch.nn.Module, Tensor]:
+        """The CLIP tower that reads these inputs, and the pictures it reads."""
+        own = {"pixel_values_videos": "video_tower", "pixel_values_images": "image_tower"}
+        (name,) = {"pixel_values", *own} & inputs.keys()
+        tower = own[name] if self.kind == "video_llava" else "vision_tower"
+        return getattr(self.model.model, tower), inputs[name].flatten(0, -4)
+
+    @property
+    def projector(self) -> torch.nn.Module | None:
+        """The projector, if it makes each token by itself."""
+        return self.model.model.multi_modal_projector if self.kind in TOKEN_WISE else None
+
+    def before_projector(self, inputs) -> Tensor:
+        """What that projector reads of each grid token."""
+        tower, pixels = self.tower(inputs)
+        layers = tower(pixels, output_hidden_states=True).hidden_states
+        hidden = layers[self.model.config.vision_feature_layer][:, 1:]
+        return (self.model.model.vision_resampler(hidden) if self.kind == "llava_next_video" else hidden).flatten(0, 1)
 
     def frames_in(self, inputs) -> int:
         """Time steps of the token grid."""

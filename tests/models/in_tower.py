@@ -8,6 +8,7 @@ from torch import Tensor
 from tests.models.by_hand import Checkpoint
 from tests.models.sequence import dense
 from tokenlab.compressors.base import BlockView, TowerReduction
+from tokenlab.compressors.evidence import ProjectorInput
 from tokenlab.tensors import Evidence
 
 
@@ -38,10 +39,7 @@ def look(
     layer: int,
 ) -> Left:
     """The tower and the projector; `attention` and `keys` are evidence read in a layer, counted from the end."""
-    core = checkpoint.model.model
-    names = {"pixel_values_videos": "video_tower", "pixel_values_images": "image_tower", "pixel_values": "vision_tower"}
-    (name,) = names.keys() & inputs.keys()
-    tower, pixels = getattr(core, names[name]), inputs[name].flatten(0, -4)
+    tower, pixels = checkpoint.tower(inputs)
     hidden = tower.pre_layrnorm(tower.embeddings(pixels))
     frames, tokens = hidden.shape[:2]
     home = torch.arange(frames * tokens).reshape(frames, tokens)
@@ -60,7 +58,8 @@ def look(
         home = by_frame(home.flatten()[reduction.anchor], frames)
         seen = {need: by_frame(dense(reduction, x.flatten(0, 1), need.combine), frames) for need, x in seen.items()}
         hidden = hidden + block.mlp(block.layer_norm2(hidden))
-    features = core.multi_modal_projector(hidden)
+    features = checkpoint.projector(hidden)
+    seen[ProjectorInput()] = hidden
     patches = (home - torch.arange(1, frames + 1)[:, None])[:, 1:].flatten()
     order = patches.argsort()
     evidence = {need: x[:, 1:].flatten(0, 1)[order] for need, x in seen.items()}

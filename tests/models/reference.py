@@ -24,7 +24,13 @@ from tokenlab.compressors.base import (
     TowerReduction,
     seeded_generator,
 )
-from tokenlab.compressors.evidence import QuestionEmbeddings, TokenEmbeddings, TowerAttention, TowerKeys
+from tokenlab.compressors.evidence import (
+    ProjectorInput,
+    QuestionEmbeddings,
+    TokenEmbeddings,
+    TowerAttention,
+    TowerKeys,
+)
 from tokenlab.data.samples import Sample
 from tokenlab.tensors import Evidence, Reduction, VisualTokens
 
@@ -71,7 +77,8 @@ class Reference(Checkpoint):
             for number, tokens in enumerate(media):
                 noise = seeded_generator(seed, method.name, uid)
                 reduction = method.reduce_grid(GridView(tokens, question, noise))
-                sequence, media = cut(sequence, original, media, number, reduction, method)
+                project = self.projector if method.merges_before_projector else None
+                sequence, media = cut(sequence, original, media, number, reduction, method, project)
         if pipeline.at(LayerReduction) or pipeline.at(CacheReduction):
             return Inside(self, pipeline, uid, seed).greedy(sequence, original, media, new_tokens, forced)
         return self._greedy(sequence, new_tokens, forced)
@@ -114,6 +121,8 @@ class Reference(Checkpoint):
         if "image_sizes" not in inputs:
             evidence[ATTENTION] = self.attention(inputs, ATTENTION.layer, seen.grid)
             evidence[KEYS] = self.keys(inputs, KEYS.layer, seen.grid)
+            if self.projector is not None:
+                evidence[ProjectorInput()] = self.before_projector(inputs)
         return VisualTokens(values, seen.places, seen.grid, evidence)
 
     def _mark(self, sequence: list[Token], medium: int, grid: tuple[int, int, int]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from tokenlab.compressors.evidence import ProjectorInput, TokenEmbeddings
 from tokenlab.tensors import Reduction, VisualTokens
 
 
@@ -33,11 +34,22 @@ class Token:
 
 
 def cut(
-    sequence: list[Token], original: list[Token], media: list[VisualTokens], number: int, reduction: Reduction, method
+    sequence: list[Token],
+    original: list[Token],
+    media: list[VisualTokens],
+    number: int,
+    reduction: Reduction,
+    method,
+    project=None,
 ) -> tuple[list[Token], list[VisualTokens]]:
-    """One medium reduced."""
-    sequence = edit(sequence, original, media[number], number, reduction, method.positions, method.separators)
-    return sequence, [shrink(each, reduction) if i == number else each for i, each in enumerate(media)]
+    """One medium reduced; with `project`, merged tokens are merged before the projector."""
+    left = shrink(media[number], reduction)
+    if project is not None:
+        before = zip(left.values, left.evidence[ProjectorInput()], reduction.lengths.tolist(), strict=True)
+        values = torch.stack([project(read[None])[0] if merged else value for value, read, merged in before])
+        left = replace(left, values=values, evidence={**left.evidence, TokenEmbeddings("llm"): values})
+    sequence = edit(sequence, original, (media[number], left), number, reduction, method.positions, method.separators)
+    return sequence, [left if i == number else each for i, each in enumerate(media)]
 
 
 def shrink(tokens: VisualTokens, reduction: Reduction) -> VisualTokens:
@@ -50,18 +62,18 @@ def shrink(tokens: VisualTokens, reduction: Reduction) -> VisualTokens:
 def edit(
     sequence: list[Token],
     original: list[Token],
-    tokens: VisualTokens,
+    tokens: tuple[VisualTokens, VisualTokens],
     medium: int,
     reduction: Reduction,
     positions: str,
     separators: str,
 ) -> list[Token]:
-    """The sequence after one medium's reduction, built token by token."""
-    values, anchors = dense(reduction, tokens.values), reduction.anchor.tolist()
+    """The sequence after one medium's reduction, built token by token; `tokens` are the medium's before and after."""
+    (before, left), anchors = tokens, reduction.anchor.tolist()
     slotted = {token.slot: token for token in sequence if token.slot is not None and token.medium == medium}
     depth = len(slotted[0].deep)
     deep = [dense(reduction, torch.stack([slotted[s].deep[k] for s in range(len(slotted))])) for k in range(depth)]
-    alive = {int(tokens.frame[anchor]) for anchor in anchors}
+    alive = {int(before.frame[anchor]) for anchor in anchors}
     edited = []
     for token in sequence:
         if token.slot is None or token.medium != medium:
@@ -72,7 +84,7 @@ def edit(
         for slot, anchor in enumerate(anchors):
             if anchor == token.slot:
                 added = [layer[slot] for layer in deep]
-                copy = replace(token, value=values[slot], slot=slot, deep=added)
+                copy = replace(token, value=left.values[slot], slot=slot, deep=added)
                 edited.append(copy)
     if positions == "renumber":
         renumber(edited, original)

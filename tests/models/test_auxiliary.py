@@ -1,13 +1,14 @@
-"""An auxiliary CLIP: what it offers, and who pays for it."""
+"""Auxiliary encoders, CLIP and SigLIP's pooling head: what they offer, and who pays for it."""
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoProcessor, SiglipConfig, SiglipModel
 
+from tests.checkpoints.parts import TOWER
 from tests.models.test_exactness import make_clips
 from tokenlab.compressors import REGISTRY, Pipeline
-from tokenlab.compressors.evidence import QuestionEmbeddings, TokenEmbeddings
+from tokenlab.compressors.evidence import PoolingAttention, QuestionEmbeddings, TokenEmbeddings
 from tokenlab.errors import UserError
 from tokenlab.evaluation import Evaluation, flops
 from tokenlab.models.costs import ModelCosts, counter
@@ -57,7 +58,7 @@ def test_a_long_question_is_read_in_segments(mllm):
 
 
 def test_only_the_arms_that_use_it_are_charged(mllm):
-    costs = ModelCosts(mllm.config, mllm.family, load_config(mllm.settings, "clip"))
+    costs = ModelCosts(mllm.config, mllm.family, {"clip": load_config(mllm.settings, "clip")})
     clip = make_clips()[0]
     sample = clip.samples[0]
     needs = pipeline("clip").needs() | pipeline("llm").needs()
@@ -84,7 +85,7 @@ def test_spaces_choose_differently(mllm):
 @pytest.mark.parametrize(
     ("auxiliary", "message"),
     [
-        ({"clp": "shapes"}, "no kind 'clp'; known: clip"),
+        ({"clp": "shapes"}, "no kind 'clp'; known: clip, siglip"),
         ({"clip": "./nowhere"}, r"model\.mllm\.auxiliary\.clip: there is no folder"),
     ],
 )
@@ -102,3 +103,106 @@ def test_the_refusal_names_the_way_out(checkpoints):
     text = REGISTRY["text"](retention_ratio=0.5, space="clip")
     with pytest.raises(UserError, match=r"add model\.mllm\.auxiliary: {clip: FOLDER_OR_ID}"):
         Evaluation(MLLM(checkpoint=str(checkpoints["llava"])), {"mine": [text]})
+
+
+# --- SigLIP's pooling head --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def siglip(tmp_path_factory) -> str:
+    """A whole tiny SigLIP, as its authors' checkpoints are."""
+    folder = tmp_path_factory.mktemp("siglip")
+    torch.manual_seed(0)
+    vision = {"image_size": 40, "patch_size": 8, **TOWER}
+    model = SiglipModel(SiglipConfig(vision_config=vision, text_config={**TOWER, "vocab_size": 16}))
+    torch.nn.init.normal_(model.vision_model.head.probe, std=3)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module", params=["llava_onevision", "smolvlm"])
+def headed(request, checkpoints, siglip) -> FrozenMLLM:
+    settings = MLLM(checkpoint=str(checkpoints[request.param]), max_new_tokens=4, auxiliary={"siglip": siglip})
+    mllm = FrozenMLLM(settings)
+    mllm.load()
+    return mllm
+
+
+POOLED = Pipeline((REGISTRY["topic"](retention_ratio=0.4, query="pooling"),))
+
+
+def test_pooling_attention_is_the_heads_own(headed, siglip):
+    """The stock head behind the tower's last block, as the family brings its patches to the grid."""
+    frames, model = make_clips()[0].media[0], headed.model
+    processed = headed.writer.process(frames)
+    (pixels,) = (value for name, value in processed.inputs.items() if name.startswith("pixel_values"))
+    vision = AutoModel.from_pretrained(siglip, dtype=torch.float32).eval().vision_model
+    tower = headed.family.tower_of(model)
+    with torch.no_grad():
+        hidden = tower(pixels.flatten(0, -4), output_hidden_states=True).hidden_states[-1]
+        weights = vision.head.attention(
+            vision.head.probe.repeat(len(hidden), 1, 1),
+            *[vision.post_layernorm(hidden)] * 2,
+            average_attn_weights=False,
+        )[1]
+    received = weights.mean(1)[:, 0, :, None]
+    side = round(received.shape[1] ** 0.5)
+    if headed.config.model_type == "smolvlm":  # two by two patches a token
+        expected = received.reshape(6, side // 2, 2, side // 2, 2).mean((2, 4)).flatten()
+    else:
+        expected = model.model.apply_pooling(received).flatten()
+    ours = headed.encode(frames, POOLED.needs()).tokens.evidence[PoolingAttention()]
+    assert torch.allclose(ours, expected, atol=1e-6)
+    assert ours.std() > 1e-3
+
+
+def test_the_rest_of_siglip_is_let_go(headed):
+    assert {name.split(".")[0] for name, _ in headed.head.named_parameters()} == {"norm", "head"}
+
+
+def test_topic_by_the_pooling_head(headed):
+    """It chooses other tokens than the mean over patches does, and the arms that use it pay for it."""
+    clip = make_clips()[0]
+    plain = Pipeline((REGISTRY["topic"](retention_ratio=0.4),))
+    encodings = Encodings(headed, POOLED.needs() | plain.needs())
+    costs = ModelCosts(headed.config, headed.family, {"siglip": load_config(headed.settings, "siglip")})
+    pooled, mean = (headed.reduce(clip, clip.samples[0], pipeline, encodings) for pipeline in (POOLED, plain))
+    assert pooled.trace.steps[0].reduction.anchor.tolist() != mean.trace.steps[0].reduction.anchor.tolist()
+    assert flops(mean.trace, costs).auxiliary == 0
+    hidden = torch.zeros(pooled.trace.passes[0], (headed.config.vision_config.image_size // 8) ** 2, 32)
+    with counter() as count:
+        headed.head(hidden)
+    assert flops(pooled.trace, costs).auxiliary == count.get_total_flops() > 0
+    spent = pooled.encoded[0].evidence_milliseconds
+    assert spent[PoolingAttention()] > 0
+    assert pooled.encode_milliseconds - mean.encode_milliseconds == pytest.approx(
+        spent[PoolingAttention()] - sum(ms for need, ms in spent.items() if need in plain.needs())
+    )
+
+
+def test_a_run_with_the_pooling_head(headed):
+    answers = list(headed.answer(make_clips(), POOLED, Encodings(headed, POOLED.needs())))
+    assert all(answer.error is None for answer in answers)
+    assert all(0.3 < a.trace.visual_tokens_out / a.trace.visual_tokens_in <= 0.5 for a in answers)
+
+
+@pytest.mark.parametrize(
+    ("family", "width", "message"),
+    [
+        ("llava", 32, "no pooling head fits LLaVA-1.5, whose vision tower is no SigLIP; take it out"),
+        ("llava_onevision", 64, "reads patches of width 64, but this model's tower makes them of width 32"),
+    ],
+)
+def test_a_head_that_does_not_fit(checkpoints, tmp_path, family, width, message):
+    vision = {"image_size": 40, "patch_size": 8, **TOWER, "hidden_size": width}
+    SiglipConfig(vision_config=vision).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=message):
+        Evaluation(MLLM(checkpoint=str(checkpoints[family]), auxiliary={"siglip": str(tmp_path)}), {"full": []})
+
+
+def test_pooling_without_a_head_names_the_way_out(checkpoints):
+    arms = {"mine": list(POOLED.compressors)}
+    with pytest.raises(UserError, match=r"mine: .* add model\.mllm\.auxiliary: {siglip: FOLDER_OR_ID}"):
+        Evaluation(MLLM(checkpoint=str(checkpoints["llava_onevision"])), arms)
+    with pytest.raises(UserError, match=r"mine: .* vision tower is no SigLIP"):
+        Evaluation(MLLM(checkpoint=str(checkpoints["qwen2_vl"])), arms)

@@ -211,8 +211,27 @@ def test_a_tower_that_loses_tokens_is_cheaper():
     assert 4 * tome.projector_flops == full.projector_flops
     rows = arms("llava-1.5-7b", Query(frames=2), tome=REGISTRY["tome"](r=0))
     assert (rows["tome"].tower_flops, rows["tome"].total_flops) == (full.tower_flops, full.total_flops)
-    with pytest.raises(UserError, match=r"--pipeline tome: tome: .* counts every frame's patches"):
+    with pytest.raises(
+        UserError, match=r"--pipeline tome: tome cannot run on Qwen3-VL: .* counts the patches of every frame"
+    ):
         arms("qwen3-vl-8b", Query(frames=2), tome=REGISTRY["tome"](retention_ratio=0.25))
+
+
+def test_merging_before_the_projector_is_priced():
+    """The projector takes each contextual token besides all patches; where it mixes tokens they are merged behind it."""
+    rows = arms("llava-1.5-7b", Query(), zip=REGISTRY["visionzip"]())
+    full, zipped = rows["full"].projector_flops, rows["zip"].projector_flops
+    assert 576 * (zipped - full) == 10 * full
+    rows = arms("llava-onevision-7b", Query(frames=2), zip=REGISTRY["visionzip"]())
+    assert rows["zip"].projector_flops == rows["full"].projector_flops
+
+
+def test_what_cannot_run_or_needs_more_is_said():
+    pooling = REGISTRY["topic"](retention_ratio=0.5, query="pooling")
+    with pytest.raises(UserError, match=r"--pipeline mine: topic cannot run on LLaVA-1\.5: .* is no SigLIP"):
+        arms("llava-1.5-7b", Query(), mine=pooling)
+    rows = arms("llava-onevision-7b", Query(frames=2), mine=pooling)
+    assert (rows["full"].auxiliary_not_counted, rows["mine"].auxiliary_not_counted) == (False, True)
 
 
 def test_impossible_queries():

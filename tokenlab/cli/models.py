@@ -2,25 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, get_args, get_origin
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tokenlab.cli.signatures import near_miss
+from tokenlab.cli.signatures import hints, near_miss
 from tokenlab.compressors import REGISTRY, TokenCompressor
+from tokenlab.compressors.evidence import PoolingAttention, TokenEmbeddings, TowerAttention
 from tokenlab.errors import UserError
-from tokenlab.models.families import FAMILIES, Family
+from tokenlab.models.auxiliary import KINDS
+from tokenlab.models.families import FAMILIES, Family, Reading
+from tokenlab.tensors import Evidence
 
 HELP = """\
 usage: tokenlab models [FAMILY]
 
-Lists the model families and what each offers; with a family (its model_type), says of every compressor whether it can
-run there and, if not, why."""
+Lists the model families and what each offers; with a family (its model_type), says more of it, and of every compressor
+whether it can run there and, if not, why."""
 
-YES, NO = "yes", "-"
+YES, NO, AUXILIARY = "yes", "-", "aux"
+
+FACTS: dict[str, Callable[[Family], str]] = {
+    "video": lambda family: _yes(family.video),
+    "token\ngrid": lambda family: _yes(family.image),
+    "[CLS]": lambda family: _yes(family.has_cls),
+    "attn": lambda family: _offered(family, TowerAttention()),
+    "joint\ntext": lambda family: _offered(family, TokenEmbeddings("clip")),
+    "pool\nhead": lambda family: _offered(family, PoolingAttention()),
+    "token\nwise": lambda family: _yes(family.projector),
+    "tower\ncuts": lambda family: _yes(family.norm),
+    "M-\nRoPE": lambda family: _yes(family.mrope),
+    "Deep-\nStack": lambda family: _yes(family.deepstack),
+}
+"""What the columns of the table say of a family."""
+
+LEGEND = (
+    "\nattn: attention inside the tower. joint text: images and text in one space. pool head: SigLIP's. aux: where "
+    "model.mllm.auxiliary names a CLIP or SigLIP checkpoint. token wise: the projector takes tokens one by one, which "
+    "may be merged before it. tower cuts: frames may lose tokens inside the tower.\n"
+    "tokenlab models FAMILY says what its token grid is, and which compressors run there."
+)
 
 
 def show(argv: list[str]) -> int:
@@ -30,7 +55,7 @@ def show(argv: list[str]) -> int:
         print(HELP)
     elif not argv:
         console.print(families_table())
-        console.print(Text("\ntokenlab models FAMILY says which compressors run there.", style="dim"))
+        console.print(Text(LEGEND, style="dim"))
     elif len(argv) > 1:
         raise UserError(f"models takes one family, got {' '.join(argv)}")
     elif argv[0] not in FAMILIES:
@@ -38,42 +63,60 @@ def show(argv: list[str]) -> int:
             f"no family is called {argv[0]!r}{near_miss(argv[0], FAMILIES)}; there are {', '.join(FAMILIES)}"
         )
     else:
-        console.print(Text(FAMILIES[argv[0]].name, style="bold"))
-        console.print(compressors_table(FAMILIES[argv[0]]))
+        family = FAMILIES[argv[0]]
+        console.print(Text(family.name, style="bold"))
+        for kind, reading in (("images", family.image), ("videos", family.video)):
+            console.print(Text(f"{kind}: {_grid(reading)}"))
+        console.print(compressors_table(family))
     return 0
 
 
 def families_table() -> Table:
     """One row a family: the facts that decide what can be compared on it."""
-    titles = ("video", "[CLS]", "token-\nwise", "tower\ncuts", "M-\nRoPE", "Deep-\nStack")
-    table = Table("family", "model", *titles, box=None)
-    table.columns[0].no_wrap = True
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for title in ("family", *FACTS):
+        table.add_column(title, no_wrap=True)
     for model_type, family in FAMILIES.items():
-        facts = (family.has_cls, family.token_wise_projector, bool(family.norm), family.mrope, family.deepstack)
-        table.add_row(model_type, family.name, _video(family), *(YES if fact else NO for fact in facts))
+        table.add_row(model_type, *(say(family) for say in FACTS.values()))
     return table
 
 
-def _video(family: Family) -> str:
-    if family.video is None:
-        return NO
-    return "images" if family.video.item_per_frame else YES
+def _yes(fact: object) -> str:
+    return YES if fact else NO
+
+
+def _offered(family: Family, need: Evidence) -> str:
+    if family.lacks(need) is None:
+        return YES
+    return AUXILIARY if family.lacks(need, KINDS) is None else NO
+
+
+def _grid(reading: Reading | None) -> str:
+    """What a medium's token grid is."""
+    if reading is None:
+        return "not read"
+    frames = ", a frame an image in the prompt" if reading.item_per_frame else ""
+    layout = (inspect.getdoc(reading.places) or "").partition("\n")[0].rstrip(".").rpartition(": ")[2]
+    return layout[0].lower() + layout[1:] + frames
 
 
 def compressors_table(family: Family) -> Table:
-    """Every compressor, and why it cannot run where it cannot."""
-    table = Table("compressor", "runs", "why not", box=None)
+    """Every compressor, and why it cannot run where it cannot, or in what it differs from its authors'."""
+    table = Table("compressor", "runs", "why not, or how", box=None, pad_edge=False)
     for name, method in sorted(REGISTRY.items()):
-        for parameters, reason in verdicts(family, method).items():
-            table.add_row(Text(f"{name} {parameters}".strip()), NO if reason else YES, reason or "")
+        for parameters, variant in variants(method).items():
+            reason = family.refusal(variant)
+            table.add_row(Text(f"{name} {parameters}".strip()), NO if reason else YES, reason or family.remark(variant))
     return table
 
 
-def verdicts(family: Family, method: type[TokenCompressor]) -> Mapping[str, str | None]:
-    """Why a method cannot run on a family, by the parameters that decide it; None where it can."""
-    plain = method(retention_ratio=0.5)
-    variants: dict[str, TokenCompressor] = {"": plain}
-    if "space" in method.__dataclass_fields__:
-        build: Any = method
-        variants = {f"({space})": build(retention_ratio=0.5, space=space) for space in ("llm", "clip")}
-    return {parameters: family.refusal(variant) for parameters, variant in variants.items()}
+def variants(method: type[TokenCompressor]) -> dict[str, TokenCompressor]:
+    """A method with each value of a parameter that decides what it looks at, by those values; else it alone."""
+    build: Any = method
+    plain = build(retention_ratio=0.5)
+    for name, hint in hints(method).items():
+        values = get_args(hint) if get_origin(hint) is Literal else ()
+        built = {f"({name}: {value})": build(retention_ratio=0.5, **{name: value}) for value in values}
+        if any(variant.needs() != plain.needs() for variant in built.values()):
+            return built
+    return {"": plain}

@@ -264,8 +264,8 @@ def _captions(result: Profile) -> list[str]:
         lines.append("> : behind the last cut inside the LLM; in brackets: mean over its layers.")
     if any(None in asdict(arm).values() for arm in arms):
         lines.append(f"{VARIES}: depends on the video; the method has no budget that its size alone would tell.")
-    if clip := [arm.arm for arm in arms if arm.clip_not_counted]:
-        lines.append(f"An auxiliary CLIP that {', '.join(clip)} would need is not counted.")
+    if assisted := [arm.arm for arm in arms if arm.auxiliary_not_counted]:
+        lines.append(f"An auxiliary encoder (model.mllm.auxiliary) that {', '.join(assisted)} needs is not counted.")
     if query.resolution not in (None, result.layout.resolution):
         height, width = query.resolution
         lines.append(f"{width}x{height} is not a size that the tower reads: frames are resized.")

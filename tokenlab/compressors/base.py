@@ -164,6 +164,9 @@ class GridReduction(TokenCompressor):
     """Reduces visual tokens on the token grid, between projector and LLM."""
 
     stage: ClassVar[str] = "grid"
+    merges_before_projector: ClassVar[bool] = False
+    """Whether merged values are sums of what the projector reads, not of what it makes of it; where the projector does
+    not take tokens one by one, they are sums on the token grid all the same."""
 
     @abstractmethod
     def reduce_grid(self, view: GridView) -> Reduction:

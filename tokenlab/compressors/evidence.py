@@ -26,6 +26,13 @@ class TowerAttention(Evidence):
 
 
 @dataclass(frozen=True)
+class PoolingAttention(Evidence):
+    """What the pooling head of a SigLIP tower, which has no [CLS], pays each token, mean over heads, `[n]`."""
+
+    combine: ClassVar[Combine] = "sum"
+
+
+@dataclass(frozen=True)
 class TokenEmbeddings(Evidence):
     """Each visual token in a space it shares with text, `[n, d]`."""
 
@@ -45,6 +52,14 @@ class TowerKeys(Evidence):
     """Keys of one layer of the vision tower, mean over heads, `[n, e]`."""
 
     layer: int = -2
+
+
+@dataclass(frozen=True)
+class ProjectorInput(Evidence):
+    """What a projector that takes tokens one by one reads of each, `[n, e]`; nowhere else is there such a thing.
+
+    A pipeline asks for it by itself, where it holds methods that merge before the projector.
+    """
 
 
 @dataclass(frozen=True)

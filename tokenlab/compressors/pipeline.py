@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import TypeVar
 
-from tokenlab.compressors.base import STAGES, TokenCompressor, TowerReduction
+from tokenlab.compressors.base import STAGES, GridReduction, TokenCompressor, TowerReduction
+from tokenlab.compressors.evidence import ProjectorInput
 from tokenlab.tensors import Evidence
 
 Stage = TypeVar("Stage", bound=TokenCompressor)
@@ -55,8 +56,11 @@ class Pipeline:
         return tuple(compressor for compressor in self.active if isinstance(compressor, stage))
 
     def needs(self) -> frozenset[Evidence]:
-        """All evidence that some active compressor looks at."""
-        return frozenset().union(*(compressor.needs() for compressor in self.active))
+        """All evidence that some active compressor looks at, and what it takes to merge before the projector."""
+        asked = frozenset().union(*(compressor.needs() for compressor in self.active))
+        if any(method.merges_before_projector for method in self.at(GridReduction)):
+            asked |= {ProjectorInput()}
+        return asked
 
     def describe(self) -> list[dict[str, dict]]:
         """Names and all hyper-parameters, as a config would spell them."""

@@ -32,6 +32,7 @@ class VisionZip(GridReduction, name="visionzip"):
     paper: ClassVar[str] = "arXiv 2412.04467"
     needs_full_grid: ClassVar[bool] = True
     has_native_budget: ClassVar[bool] = True
+    merges_before_projector: ClassVar[bool] = True
     attention: ClassVar[Evidence] = TowerAttention(layer=-2, query="cls_or_mean")
     keys: ClassVar[Evidence] = TowerKeys(layer=-2)
 
@@ -78,16 +79,13 @@ def zip_frames(scores: Float[Tensor, "t n"], keys: Float[Tensor, "t n e"], domin
     nearest = (keys[frame, others] @ keys[frame, targets].mT).argmax(dim=-1)
     assigned = torch.zeros_like(targets).scatter_add(1, nearest, torch.ones_like(nearest))
     # Paper: assigned tokens are merged into their target; released code, which we follow, adds their mean to it
-    size = kept.shape[1] + contextual
-    first = frame * size + kept.shape[1]
-    gathers = assigned > 0
+    first = frame * (kept.shape[1] + contextual) + kept.shape[1]
+    slots = torch.arange(contextual, device=scores.device)
     return Reduction.merge(
         anchor=_flat(torch.cat([kept, targets], dim=1), tokens).flatten(),
-        slot=torch.cat(
-            [(first + torch.arange(contextual, device=scores.device))[gathers], (first + nearest).flatten()]
-        ),
-        member=torch.cat([_flat(targets, tokens)[gathers], _flat(others, tokens).flatten()]),
-        weight=torch.cat([scores.new_ones(int(gathers.sum())), 1 / assigned.gather(1, nearest).flatten()]).float(),
+        slot=torch.cat([(first + slots).flatten(), (first + nearest).flatten()]),
+        member=torch.cat([_flat(targets, tokens).flatten(), _flat(others, tokens).flatten()]),
+        weight=torch.cat([scores.new_ones(targets.numel()), 1 / assigned.gather(1, nearest).flatten()]).float(),
         num_inputs=frames * tokens,
     )
 

@@ -1,25 +1,35 @@
-"""Auxiliary encoders: evidence that a checkpoint lacks, from a model of its own, charged to the arms that use it."""
+"""Auxiliary encoders: evidence that a checkpoint lacks, from other models, charged to the arms that use it."""
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, normalize
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from tokenlab.data.samples import Frames
 from tokenlab.errors import UserError
+from tokenlab.models.families import Family
 from tokenlab.models.loading import load_config, load_model, load_processor
 from tokenlab.models.settings import MLLM
 
-KINDS = ("clip",)
+KINDS = ("clip", "siglip")
 
 
-def check_auxiliary(settings: MLLM) -> None:
-    """Raises UserError for an auxiliary encoder of an unknown kind, or a checkpoint that is none; loads no weights."""
+def check_auxiliary(settings: MLLM, mllm: PretrainedConfig, family: Family) -> None:
+    """Raises UserError for an auxiliary encoder of an unknown kind, or a checkpoint that is none or does not fit.
+
+    Loads no weights.
+
+    Args:
+        settings: Name the encoders.
+        mllm: The config of the model that they come beside.
+        family: Its family's facts.
+    """
     for kind in settings.auxiliary:
         if kind not in KINDS:
             raise UserError(f"model.mllm.auxiliary: there is no kind {kind!r}; known: {', '.join(KINDS)}")
@@ -27,6 +37,19 @@ def check_auxiliary(settings: MLLM) -> None:
         if config.model_type != kind:
             name = settings.auxiliary[kind]
             raise UserError(f"model.mllm.auxiliary.{kind}: {name!r} is a {config.model_type} checkpoint, not {kind}")
+        if kind == "siglip":
+            _check_head(config.vision_config.hidden_size, mllm, family)
+
+
+def _check_head(width: int, mllm: PretrainedConfig, family: Family) -> None:
+    key = "model.mllm.auxiliary.siglip"
+    if not family.siglip:
+        raise UserError(f"{key}: no pooling head fits {family.name}, whose vision tower is no SigLIP; take it out")
+    if width != (own := mllm.vision_config.hidden_size):
+        raise UserError(
+            f"{key}: its pooling head reads patches of width {width}, but this model's tower makes them of width "
+            f"{own}; give the SigLIP that the tower was taken from"
+        )
 
 
 class AuxiliaryClip(nn.Module):
@@ -72,6 +95,27 @@ class AuxiliaryClip(nn.Module):
         inputs = [tokenizer(segment, return_tensors="pt")["input_ids"].to(self.model.device) for segment in segments]
         embedded = torch.cat([embed_text(self.model, each) for each in inputs])
         return embedded, tuple(each.shape[1] for each in inputs)
+
+
+class PoolingHead(nn.Module):
+    """The pooling head of a SigLIP model, which MLLMs leave out of their towers; the rest of that model is let go.
+
+    Args:
+        siglip: The whole model.
+    """
+
+    def __init__(self, siglip: Any) -> None:
+        super().__init__()
+        self.norm, self.head = siglip.vision_model.post_layernorm, siglip.vision_model.head
+
+    def forward(self, hidden: Float[Tensor, "t p d"]) -> Float[Tensor, "t p"]:
+        """What the head's one query pays each patch of each frame, mean over heads.
+
+        It stands in for [CLS] (FastVID, 2503.11187). `hidden` is what the tower's last block gives back.
+        """
+        probe: Tensor = self.head.probe
+        patches = self.norm(hidden.to(probe.dtype))
+        return self.head.attention(probe.expand(len(patches), -1, -1), patches, patches)[1][:, 0]
 
 
 def embed_patches(clip: PreTrainedModel, pixels: Float[Tensor, "t 3 y x"]) -> Float[Tensor, "t p e"]:

@@ -30,6 +30,7 @@ from tokenlab.models.frozen import FrozenMLLM
 from tokenlab.models.layers import reduced
 from tokenlab.models.prompts import Processed
 from tokenlab.models.requests import finished
+from tokenlab.models.visual_tokens import Reduced
 from tokenlab.tensors import MediumShape, Trace
 
 NOWHERE = (0, 0)
@@ -133,10 +134,9 @@ class _Call:
             self.encoded.append([self._encode(each, row) for each in processed])
         media.check_all_taken()
         questions = questions or [""] * len(ids)
-        requests = [self._reduce(row, question) for row, question in enumerate(questions)]
-        self.steps = [steps for _, _, steps in requests]
-        self.rewrites = [rewrite for rewrite, _, _ in requests if rewrite is not None]
-        self.passages = [begin() for _, begin, _ in requests if begin is not None]
+        self.reduced = [self._reduce(row, question) for row, question in enumerate(questions)]
+        self.rewrites = [each.rewrite for each in self.reduced if each.rewrite is not None]
+        self.passages = [each.passage() for each in self.reduced if each.passage is not None]
         outputs = encoder_outputs([each for row in self.encoded for each in row])
         self.arguments = {
             name: value for name, value in kwargs.items() if not name.startswith("pixel_") and name not in NOT_PASSED_ON
@@ -151,7 +151,7 @@ class _Call:
         return encode(self.mllm.model, self.mllm.family, processed, self.pipeline.needs(), tower)
 
     @torch.inference_mode()
-    def _reduce(self, row: int, question: str) -> Any:
+    def _reduce(self, row: int, question: str) -> Reduced:
         evidence, _ = self.mllm.embed_question(question, self.pipeline) if question else ({}, ())
         sample = Sample(str(row), str(row), question)
         return self.mllm.reduce_grid(self.encoded[row], evidence, self.prompts[row], sample, self.pipeline)
@@ -170,12 +170,13 @@ class _Call:
                 MediumShape(len(medium.visual), len(medium.separators), each.processed.reading is image)
                 for medium, each in zip(prompt.media, encoded, strict=True)
             ),
-            steps=tuple(self.steps[row]),
+            steps=self.reduced[row].steps,
             prompt_tokens=len(prompt),
             prefill_tokens=len(self.rewrites[row].arrangement) if self.rewrites else len(prompt),
             grids=tuple(each.tokens.grid for each in encoded),
             passes=tuple(each.processed.passes for each in encoded),
             tower_tokens=tuple(each.cut.tokens if each.cut else () for each in encoded),
+            projected_tokens=self.reduced[row].projected,
         )
         return finished(trace, self.passages[row] if self.passages else None, self.mllm.answer_length(answer))
 

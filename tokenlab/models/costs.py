@@ -8,12 +8,13 @@ length, also where every layer reads another one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, cached_property
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,9 +22,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import AutoModel, AutoModelForImageTextToText, DynamicCache, PretrainedConfig
 
-from tokenlab.models.auxiliary import embed_frames, embed_patches, embed_text
+from tokenlab.models.auxiliary import PoolingHead, embed_frames, embed_patches, embed_text
 from tokenlab.models.families import Family
 from tokenlab.models.geometry import Size, vision_side
+from tokenlab.models.grids import patch_rows
 from tokenlab.tensors import BlockTokens
 
 
@@ -90,15 +92,21 @@ class ModelCosts:
     Args:
         config: The checkpoint's config.
         family: Its family's facts, where it has a row of them.
-        clip: The config of the auxiliary CLIP model, where there is one.
+        auxiliary: The configs of the auxiliary encoders, by kind.
     """
 
     def __init__(
-        self, config: PretrainedConfig, family: Family | None = None, clip: PretrainedConfig | None = None
+        self,
+        config: PretrainedConfig,
+        family: Family | None = None,
+        auxiliary: Mapping[str, PretrainedConfig] = MappingProxyType({}),
     ) -> None:
         self.config, self.vision = config, vision_side(config, family)
         with torch.device("meta"):
-            self.clip = None if clip is None else AutoModel.from_config(clip, attn_implementation="sdpa").eval()
+            self.encoders = {
+                kind: AutoModel.from_config(each, attn_implementation="sdpa").eval().requires_grad_(False)
+                for kind, each in auxiliary.items()
+            }
             self.model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa").eval()
         self.text = config.get_text_config()
         self._vision_pass = cache(self._count_vision_pass)
@@ -123,9 +131,28 @@ class ModelCosts:
     def projector(self, passes: int, grid: Size | None = None, tokens: BlockTokens = (), still: bool = False) -> int:
         """Everything between tower and LLM, for the same."""
         flops = self._vision_pass(grid, still)[1]
-        if tokens:  # a projector that takes tokens one by one
-            flops -= flops // self.vision.layout(1, still=still).num_tokens * (tokens[0][0] - tokens[-1][1])
+        if tokens:
+            flops -= self.project(tokens[0][0] - tokens[-1][1])
         return flops * passes
+
+    def project(self, tokens: int) -> int:
+        """A projector that takes tokens one by one, over so many of them."""
+        return tokens * self._projected if tokens else 0
+
+    @cached_property
+    def _projected(self) -> int:
+        projector, rows = self.vision.token_wise_projector(self.model), 0
+        assert projector is not None
+
+        def hear(_: nn.Module, args: tuple) -> None:
+            nonlocal rows
+            rows += args[0].shape[:-1].numel()
+
+        grid = self.vision.layout(1, still=True).grid[1:]
+        with ExitStack() as stack:
+            stack.callback(projector.register_forward_pre_hook(hear).remove)
+            _, (flops,) = count(lambda: self.vision.encode(self.model, grid, still=True), [projector])
+        return flops // rows
 
     def _spared(self, tokens: BlockTokens) -> int:
         """What the tower saves on a frame that loses tokens from block to block; blocks behind these read the rest."""
@@ -167,24 +194,33 @@ class ModelCosts:
         tower = sum(spent[: len(towers)]) - sum(spent[len(towers) :])
         return tower // passes, (total - tower) // passes
 
-    def auxiliary(self, frames: int, scored: int, texts: Sequence[int]) -> int:
-        """The auxiliary encoder over frames patch by patch, frames as a whole, and texts of the given lengths."""
-        if self.clip is None:
-            return 0
-        pictures = frames * self._clip_frame(embed_patches) + scored * self._clip_frame(embed_frames)
-        return pictures + sum(_evaluate(self._clip_text, length) for length in texts)
+    def auxiliary(self, frames: int, scored: int, texts: Sequence[int], pooled: int) -> int:
+        """Auxiliary encoders: over frames patch by patch, frames as a whole, texts of the given lengths, and pooling.
+
+        The pooling head looks at so many passes of the tower.
+        """
+        flops = frames * self._clip_frame(embed_patches) if frames else 0
+        flops += scored * self._clip_frame(embed_frames) if scored else 0
+        flops += sum(_evaluate(self._clip_text, length) for length in texts)
+        return flops + pooled * self._pooling if pooled else flops
 
     def _count_clip_frame(self, embed: Callable[[Any, Tensor], Tensor]) -> int:
-        clip: Any = self.clip
+        clip: Any = self.encoders["clip"]
         side = clip.config.vision_config.image_size
         frame = torch.empty((1, 3, side, side), device="meta", dtype=clip.dtype)
         return count(lambda: embed(clip, frame))[0]
 
     @cached_property
     def _clip_text(self) -> list[Fraction]:
-        clip: Any = self.clip
+        clip: Any = self.encoders["clip"]
         texts = [torch.zeros((1, length), device="meta", dtype=torch.long) for length in (1, 2, 3)]
         return _fit([count(lambda ids=ids: embed_text(clip, ids))[0] for ids in texts])
+
+    @cached_property
+    def _pooling(self) -> int:
+        head = PoolingHead(self.encoders["siglip"])
+        shape = (1, patch_rows(self.config) ** 2, self.config.vision_config.hidden_size)
+        return count(lambda: head(torch.empty(shape, device="meta")))[0]
 
     def prefill(self, tokens: int) -> int:
         """The LLM reading `tokens` tokens and predicting the next one."""

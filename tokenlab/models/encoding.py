@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from tokenlab.compressors.evidence import TokenEmbeddings, TowerAttention, TowerKeys
+from tokenlab.compressors.evidence import TokenEmbeddings
 from tokenlab.errors import SampleError
 from tokenlab.models.blocks import BlockWalk, TowerCut, TowerMethod, blocks_read
 from tokenlab.models.families import Family, Reading, as_rows
-from tokenlab.models.grids import Calls, grid_shape
-from tokenlab.models.probes import Probe, cls_attention, mean_attention, probed
+from tokenlab.models.grids import grid_shape
+from tokenlab.models.listening import Head, listening, synchronise
 from tokenlab.models.prompts import Processed
 from tokenlab.tensors import Evidence, VisualTokens
 
@@ -49,12 +46,6 @@ class Encoded:
         return self.milliseconds + sum(self.evidence_milliseconds.get(need, 0.0) for need in needs)
 
 
-def synchronise(device: torch.device) -> None:
-    """Waits until the device is done, so that a clock reads the truth."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 @torch.inference_mode()
 def encode(
     model: PreTrainedModel,
@@ -62,23 +53,23 @@ def encode(
     processed: Processed,
     needs: frozenset[Evidence],
     tower: TowerMethod | None = None,
+    head: Head | None = None,
 ) -> Encoded:
-    """One medium through tower and projector; raises SampleError if what comes out is not finite."""
+    """One medium through tower and projector; raises SampleError if what comes out is not finite.
+
+    Args:
+        model: The model.
+        family: Its family's facts.
+        processed: What the processor made of the medium.
+        needs: The evidence to read on the way.
+        tower: A method inside the tower, if there is one.
+        head: The tower's pooling head, where there is one.
+    """
     started = time.perf_counter()
     reading = processed.reading
     inputs = {name: _onto(model, value) for name, value in processed.inputs.items()}
     walk = None if tower is None else _walk(model, family, reading, tower)
-    probes = [_TowerProbe(family.has_cls, need, walk) for need in needs if isinstance(need, TowerAttention | TowerKeys)]
-    listeners: dict[nn.Module, list[Probe]] = {}
-    for probe in probes:
-        listeners.setdefault(family.attention_of(model, reading, probe.need.layer), []).append(probe)
-    with ExitStack() as stack:
-        if walk is not None:
-            stack.enter_context(walk.hooks())
-            for block in walk.blocks:
-                listeners.setdefault(getattr(block, family.attention), []).append(walk.listen)
-        for module, listening in listeners.items():
-            stack.enter_context(probed(module, listening, walk and walk.weigh))
+    with listening(model, family, reading, needs, walk, head) as heard:
         output = reading.encode(model, inputs)
     synchronise(model.device)
     features = as_rows(output.pooler_output)
@@ -91,11 +82,7 @@ def encode(
     else:
         values, left = cut.to_grid(features), places[on_grid][cut.reduction.anchor]
         output = type(output)(pooler_output=cut.spread(features, on_grid))
-    evidence: dict[Evidence, Tensor] = {}
-    for probe in probes:
-        to_grid = partial(reading.to_grid, model, processed.inputs) if cut is None else partial(probe.behind, cut)
-        evidence[probe.need] = probe.shape(to_grid(probe.calls))
-    spent: dict[Evidence, float] = {probe.need: probe.milliseconds for probe in probes}
+    evidence, spent = heard.evidence(model, processed, cut)
     if (aligned := TokenEmbeddings("llm")) in needs:
         evidence[aligned] = values
     tokens = VisualTokens(values, left, grid_shape(processed.places), evidence)
@@ -112,38 +99,6 @@ def _walk(model: PreTrainedModel, family: Family, reading: Reading, tower: Tower
 def _onto(model: PreTrainedModel, value: Tensor) -> Tensor:
     """On the model's device; pixels in its precision."""
     return value.to(model.device, model.dtype if value.is_floating_point() else None)
-
-
-class _TowerProbe:
-    """Listens to one attention layer of the tower and keeps what one piece of evidence asks for."""
-
-    def __init__(self, has_cls: bool, need: TowerAttention | TowerKeys, walk: BlockWalk | None) -> None:
-        self.need, self.has_cls, self.walk = need, has_cls, walk
-        self.calls: list[Float[Tensor, "_ _ c"]] = []
-        self.milliseconds = 0.0
-
-    def __call__(self, query: Tensor, key: Tensor, scaling: float) -> None:
-        """Keeps the attention each patch receives, or its key."""
-        synchronise(query.device)
-        started = time.perf_counter()
-        self.calls.append(self._read(query, key, scaling))
-        synchronise(query.device)
-        self.milliseconds += 1000 * (time.perf_counter() - started)
-
-    def _read(self, query: Tensor, key: Tensor, scaling: float) -> Float[Tensor, "b n c"]:
-        if isinstance(self.need, TowerKeys):
-            return key.mean(1)
-        received = cls_attention if self.has_cls and self.need.query != "mean" else mean_attention
-        return received(query, key, scaling, self.walk and self.walk.log_size())[..., None]
-
-    def behind(self, cut: TowerCut, calls: Calls) -> Float[Tensor, "m c"]:
-        """What was read in one block, brought to the tokens that are left behind the tower."""
-        (call,) = calls
-        return cut.to_grid(cut.since(self.need.layer).apply(call.flatten(0, 1), self.need.combine))
-
-    def shape(self, on_grid: Float[Tensor, "n c"]) -> Tensor:
-        """One number a token for attention, a vector for keys."""
-        return on_grid if isinstance(self.need, TowerKeys) else on_grid[:, 0]
 
 
 def encoder_outputs(media: Sequence[Encoded]) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from tokenlab.compressors.base import CacheReduction, TokenCompressor, TowerRedu
 from tokenlab.compressors.evidence import (
     FrameScores,
     LastAttention,
+    PoolingAttention,
+    ProjectorInput,
     QuestionEmbeddings,
     TokenEmbeddings,
     TowerAttention,
@@ -72,6 +74,7 @@ class Reading:
         places: Where its tokens lie on the token grid, from config and processor output.
         takes_tensor: Whether the forward wants features as one tensor, not as a list.
         to_grid: Brings what one tower layer says of its patches to the token grid, as the tokens get there.
+        projector_to_grid: The same for what a token-wise projector reads.
         extras: What the LLM must be told besides, from the processor's output, one row a medium.
         closing: How many text tokens after a frame belong to it, where a medium's frames stand apart; None: all.
         joint: How many of those before a frame only follow another frame; the first one lacks them.
@@ -87,6 +90,7 @@ class Reading:
     places: Callable[[PretrainedConfig, Inputs], Places]
     takes_tensor: bool = False
     to_grid: ToGrid = patches
+    projector_to_grid: ToGrid = patches
     extras: tuple[str, ...] = ()
     closing: int | None = 0
     joint: int = 0
@@ -124,7 +128,9 @@ class Family:
         norm: What a block calls its norm between attention and MLP, where frames may lose tokens inside the tower;
             empty where code behind the tower counts a frame's patches.
         has_cls: Whether row 0 of the tower's output is a class token.
-        token_wise_projector: Whether every tower patch becomes one token by itself.
+        siglip: Whether the tower is SigLIP's, frame by frame, so that a pooling head fits behind it.
+        projector: Where the projector is, if it makes every grid token by itself out of what it reads; empty where
+            tokens are made of several patches in or behind it.
         mrope: Whether positions have three axes.
         deepstack: Whether features of further tower layers join the tokens inside the LLM.
         frame_text: The text before each frame, with `{number}` (from 1) or `{seconds}`; a checkpoint's config may
@@ -137,7 +143,8 @@ class Family:
     tower: str
     blocks: str
     has_cls: bool = False
-    token_wise_projector: bool = True
+    siglip: bool = False
+    projector: str = ""
     mrope: bool = False
     deepstack: bool = False
     attention: str = "self_attn"
@@ -147,6 +154,10 @@ class Family:
     def tower_of(self, model: PreTrainedModel) -> nn.Module:
         """The vision tower."""
         return attrgetter(self.tower)(model)
+
+    def projector_of(self, model: PreTrainedModel) -> nn.Module | None:
+        """The projector, if it takes tokens one by one."""
+        return attrgetter(self.projector)(model) if self.projector else None
 
     def blocks_of(self, model: PreTrainedModel, reading: Reading) -> nn.ModuleList:
         """The blocks of the tower that reads this."""
@@ -163,7 +174,16 @@ class Family:
                 return f"{self.name}'s vision tower has no [CLS] token"
             case TowerAttention() | TowerKeys() | TokenEmbeddings(space="llm") | QuestionEmbeddings(space="llm"):
                 return None
-            case LastAttention():
+            case LastAttention() | ProjectorInput():  # the latter where there is one; `remark` says where not
+                return None
+            case PoolingAttention() if not self.siglip:
+                return f"{self.name}'s vision tower is no SigLIP, which has a pooling head"
+            case PoolingAttention() if "siglip" not in auxiliary:
+                return (
+                    f"{self.name} checkpoints come without SigLIP's pooling head; add model.mllm.auxiliary: "
+                    "{siglip: FOLDER_OR_ID}, or choose query: cls"
+                )
+            case PoolingAttention():
                 return None
             case FrameScores(space="llm"):
                 return f"{self.name} puts no whole frames into its LLM's space; choose space: clip"
@@ -184,6 +204,16 @@ class Family:
         if kernel not in MASKED_KERNELS and _changes_attention(compressor):
             reasons.append(f"{kernel} takes no mask, through which it decides what is attended to; use sdpa or eager")
         return f"{compressor.name} cannot run on {self.name}: {reasons[0]}" if reasons else None
+
+    def needs_auxiliary(self, pipeline: Pipeline) -> bool:
+        """Whether it only runs with another encoder beside the model."""
+        return any(self.lacks(need) for need in pipeline.needs())
+
+    def remark(self, compressor: TokenCompressor) -> str:
+        """How a compressor runs here, where it is not quite as its authors have it; else nothing."""
+        if getattr(compressor, "merges_before_projector", False) and not self.projector:
+            return "merges on the token grid: the projector does not take tokens one by one"
+        return ""
 
     def check(self, pipelines: dict[str, Pipeline], auxiliary: Collection[str] = (), kernel: str = "sdpa") -> None:
         """Raises UserError for the first arm that cannot run here; needs no weights."""
@@ -215,17 +245,20 @@ def _qwen(
         tower="model.visual",
         blocks="model.visual.blocks",
         attention="attn",
-        token_wise_projector=False,
         mrope=True,
         deepstack=deepstack,
     )
 
+
+_MOSAIC = Reading("image", False, "image", "image_token_id", any_resolution, to_grid=mosaic, projector_to_grid=mosaic)
+"""LLaVA-NeXT's way with images, which others took over."""
 
 FAMILIES: dict[str, Family] = {
     "llava": Family(
         name="LLaVA-1.5",
         image=Reading("image", False, "image", "image_token_id", square, to_grid=after_cls),
         video=Reading("image", True, "image", "image_token_id", square, to_grid=after_cls),
+        projector="model.multi_modal_projector",
         tower="model.vision_tower",
         blocks="model.vision_tower.encoder.layers",
         norm="layer_norm2",
@@ -233,28 +266,29 @@ FAMILIES: dict[str, Family] = {
     ),
     "llava_next": Family(
         name="LLaVA-NeXT",
-        image=Reading("image", False, "image", "image_token_id", any_resolution, to_grid=mosaic),
+        image=_MOSAIC,
         video=None,
+        projector="model.multi_modal_projector",
         tower="model.vision_tower",
         blocks="model.vision_tower.encoder.layers",
         has_cls=True,
     ),
     "llava_next_video": Family(
         name="LLaVA-NeXT-Video",
-        image=Reading("image", False, "image", "image_token_id", any_resolution, to_grid=mosaic),
+        image=_MOSAIC,
         video=Reading("video", False, "video", "video_token_id", pooled_frames, to_grid=resampled),
+        projector="model.multi_modal_projector",
         tower="model.vision_tower",
         blocks="model.vision_tower.encoder.layers",
         has_cls=True,
-        token_wise_projector=False,
     ),
     "llava_onevision": Family(
         name="LLaVA-OneVision",
-        image=Reading("image", False, "image", "image_token_id", any_resolution, to_grid=mosaic),
+        image=_MOSAIC,
         video=Reading("video", False, "video", "video_token_id", pooled_video, True, pooled),
         tower="model.vision_tower",
         blocks="model.vision_tower.encoder.layers",
-        token_wise_projector=False,
+        siglip=True,
     ),
     "video_llava": Family(
         name="Video-LLaVA",
@@ -268,7 +302,17 @@ FAMILIES: dict[str, Family] = {
             to_grid=after_cls,
             blocks="model.image_tower.encoder.layers",
         ),
-        video=Reading("video", False, "video", "video_token_id", with_cls, takes_tensor=True, to_grid=after_cls),
+        video=Reading(
+            "video",
+            False,
+            "video",
+            "video_token_id",
+            with_cls,
+            takes_tensor=True,
+            to_grid=after_cls,
+            projector_to_grid=after_cls,
+        ),
+        projector="model.multi_modal_projector",
         tower="model.video_tower",
         blocks="model.video_tower.encoder.layers",
         norm="layer_norm2",
@@ -287,7 +331,6 @@ FAMILIES: dict[str, Family] = {
         blocks="model.vision_tower.encoder.layer",
         attention="attention",
         has_cls=True,
-        token_wise_projector=False,
     ),
     "smolvlm": Family(
         name="SmolVLM2",
@@ -295,7 +338,7 @@ FAMILIES: dict[str, Family] = {
         video=Reading("video", False, "image", "image_token_id", tiles, to_grid=shuffled, closing=1),
         tower="model.vision_model",
         blocks="model.vision_model.encoder.layers",
-        token_wise_projector=False,
+        siglip=True,
     ),
 }
 """By the checkpoint's `model_type`."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial, reduce
 from itertools import islice, repeat
 from typing import Any
 
@@ -15,34 +14,27 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tokenlab.compressors.base import (
-    CacheReduction,
-    FrameSelection,
-    FrameView,
-    GridReduction,
-    GridView,
-    LayerReduction,
-    TowerReduction,
-    seeded_generator,
-)
+from tokenlab.compressors.base import FrameSelection, FrameView, TowerReduction, seeded_generator
 from tokenlab.compressors.evidence import FrameScores, QuestionEmbeddings, TokenEmbeddings
 from tokenlab.compressors.pipeline import Pipeline, fingerprint
 from tokenlab.data.samples import Clip, Frames, Sample
 from tokenlab.errors import SampleError
-from tokenlab.models.arrangement import Move, Prompt, arrange, left_padded
-from tokenlab.models.auxiliary import AuxiliaryClip, check_auxiliary
+from tokenlab.models.arrangement import Prompt, left_padded
+from tokenlab.models.auxiliary import AuxiliaryClip, PoolingHead, check_auxiliary
 from tokenlab.models.blocks import TowerMethod
 from tokenlab.models.decoding import check_decoding
-from tokenlab.models.encoding import Encoded, encode, encoder_outputs, synchronise
-from tokenlab.models.entry import Rewrite, after_first_call
+from tokenlab.models.encoding import Encoded, encode, encoder_outputs
+from tokenlab.models.entry import after_first_call
 from tokenlab.models.families import family_of
 from tokenlab.models.layers import reduced
+from tokenlab.models.listening import POOLING, synchronise
 from tokenlab.models.loading import check_settings, load_config, load_model, load_processor
 from tokenlab.models.passage import Passage
 from tokenlab.models.prompts import PromptWriter, Shown
 from tokenlab.models.requests import Answer, Request, Selection, finished, in_order, untouched_medium
 from tokenlab.models.settings import MLLM
-from tokenlab.tensors import Evidence, Reduction, Step, Trace
+from tokenlab.models.visual_tokens import Reduced, reduce_visual_tokens
+from tokenlab.tensors import Evidence, Step, Trace
 
 CLIP_TOKENS, FRAME_SCORES = TokenEmbeddings("clip"), FrameScores("clip")
 
@@ -64,7 +56,7 @@ class FrozenMLLM(nn.Module):
         check_settings(settings)
         self.config = load_config(settings)
         self.family = family_of(self.config)
-        check_auxiliary(settings)
+        check_auxiliary(settings, self.config, self.family)
         self.tokens_read = self.tokens_padded = 0
 
     @classmethod
@@ -73,7 +65,8 @@ class FrozenMLLM(nn.Module):
         mllm = cls.__new__(cls)
         nn.Module.__init__(mllm)
         mllm.settings, mllm.seed = MLLM(checkpoint=model.name_or_path or ""), seed
-        mllm.config, mllm.family, mllm.clip = model.config, family_of(model.config), None
+        mllm.config, mllm.family = model.config, family_of(model.config)
+        mllm.clip = mllm.head = None
         mllm.writer = PromptWriter(processor, model.config, mllm.family)
         mllm.__dict__["model"] = model
         return mllm
@@ -88,6 +81,7 @@ class FrozenMLLM(nn.Module):
         else:
             self.model = model
         self.clip = AuxiliaryClip(self.settings) if "clip" in self.settings.auxiliary else None
+        self.head = PoolingHead(load_model(self.settings, "siglip")) if "siglip" in self.settings.auxiliary else None
 
     @property
     def padding_waste(self) -> float:
@@ -101,7 +95,7 @@ class FrozenMLLM(nn.Module):
         started = time.perf_counter()
         processed = self.writer.process(frames)
         processing = 1000 * (time.perf_counter() - started)
-        encoded = encode(self.model, self.family, processed, needs, tower)
+        encoded = encode(self.model, self.family, processed, needs, tower, self.head)
         encoded = replace(encoded, milliseconds=encoded.milliseconds + processing)
         if self.clip is None or CLIP_TOKENS not in needs:
             return encoded
@@ -143,26 +137,28 @@ class FrozenMLLM(nn.Module):
         synchronise(self.model.device)
         clock = time.perf_counter()
         questions, read = self.embed_question(sample.question, pipeline)
-        rewrite, passage, reductions = self.reduce_grid(encoded, questions, prompt, sample, pipeline)
+        visual = self.reduce_grid(encoded, questions, prompt, sample, pipeline)
         synchronise(self.model.device)
         compressing = time.perf_counter() - clock
         whole = zip(candidates, selection.frames, encoded, prompt.media, strict=True)
         shown = sum(len(frames.numbers) for frames in selection.frames)
         trace = Trace(
             media=tuple(untouched_medium(*medium) for medium in whole),
-            steps=(*selection.steps, *reductions),
+            steps=(*selection.steps, *visual.steps),
             prompt_tokens=len(prompt) + self._unselected(candidates, selection.frames, prompt),
-            prefill_tokens=len(rewrite.arrangement) if rewrite else len(prompt),
+            prefill_tokens=len(visual.rewrite.arrangement) if visual.rewrite else len(prompt),
             grids=tuple(each.tokens.grid for each in encoded),
             passes=tuple(each.processed.passes for each in encoded),
             tower_tokens=tuple(each.cut.tokens if each.cut else () for each in encoded),
+            projected_tokens=visual.projected,
             auxiliary_frames=shown if CLIP_TOKENS in pipeline.needs() else 0,
             auxiliary_scored=selection.scored,
             auxiliary_text=(*selection.texts, *read),
+            auxiliary_pooled=sum(each.processed.passes for each in encoded) if POOLING in pipeline.needs() else 0,
         )
         encoding = sum((each.charge(pipeline.needs()) for each in encoded), start=0.0)
         compressing = 1000 * (selecting + compressing)
-        return Request(sample, prompt, tuple(encoded), rewrite, passage, trace, encoding, compressing)
+        return Request(sample, prompt, tuple(encoded), visual.rewrite, visual.passage, trace, encoding, compressing)
 
     def _unselected(self, candidates: Sequence[Frames], selected: Sequence[Frames], prompt: Prompt) -> int:
         """Prompt tokens of the frames that frame selection left out."""
@@ -199,40 +195,10 @@ class FrozenMLLM(nn.Module):
         prompt: Prompt,
         sample: Sample,
         pipeline: Pipeline,
-    ) -> tuple[Rewrite | None, Callable[[], Passage] | None, list[Step]]:
-        """The visual-token stage, behind what the tower lost: decides, applies, arranges what the LLM is to read."""
-        layers, cache = pipeline.at(LayerReduction), pipeline.at(CacheReduction)
-        inside, methods = pipeline.at(TowerReduction), pipeline.at(GridReduction)
-        if not (inside or methods or layers or cache):
-            return None, None, []
-        media = [replace(each.tokens, evidence={**each.tokens.evidence, **questions}) for each in encoded]
-        generator = partial(seeded_generator, self.seed, uid=sample.uid)
-        cuts: list[tuple[TowerReduction | GridReduction, list[Reduction]]] = [
-            (method, [each.cut.reduction for each in encoded if each.cut]) for method in inside
-        ]
-        for method in methods:
-            views = [GridView(tokens, sample.question, generator(method.name)) for tokens in media]
-            decisions = [_decide(method, view) for view in views]
-            media = [tokens.reduce(decision) for tokens, decision in zip(media, decisions, strict=True)]
-            cuts.append((method, decisions))
-        steps = [
-            Step(method.stage if method in inside else "grid", method.name, place, reduction)
-            for method, reductions in cuts
-            for place, reduction in enumerate(reductions)
-        ]
-        moves = [Move(tuple(reductions), method.positions, method.separators) for method, reductions in cuts]
-        composed = [
-            reduce(
-                Reduction.then,
-                (reductions[place] for _, reductions in cuts),
-                Reduction.identity(len(medium.visual), self.model.device),
-            )
-            for place, medium in enumerate(prompt.media)
-        ]
-        values = tuple(tokens.values for tokens in media)
-        rewrite = Rewrite(prompt, arrange(prompt, moves), values, tuple(composed))
-        passage = partial(Passage, rewrite, media, layers, cache, generator)
-        return rewrite, passage if layers or cache else None, steps
+    ) -> Reduced:
+        """The visual-token stage, behind what the tower lost."""
+        projector = self.family.projector_of(self.model)
+        return reduce_visual_tokens(encoded, questions, prompt, sample, pipeline, self.seed, projector)
 
     def embed_question(self, question: str, pipeline: Pipeline) -> tuple[dict[Evidence, Tensor], tuple[int, ...]]:
         """The question in every space that some method compares it in, and the lengths of texts CLIP read for it."""
@@ -381,11 +347,3 @@ class Encodings:
             parts = [part if isinstance(part, str) else next(media) for part in content]
             self._written[key] = writer.write(parts, self.mllm.settings.max_new_tokens)
         return self._written[key]
-
-
-def _decide(method: GridReduction, view: GridView) -> Reduction:
-    """A method's decision about one medium; raises SampleError where it cannot act on such a one."""
-    try:
-        return method.reduce_grid(view).check()
-    except ValueError as error:
-        raise SampleError(f"{method.name} cannot act on this medium: {error}") from error

@@ -111,6 +111,10 @@ class VisionSide(ABC):
         """The shape of a tower that may lose tokens; None where what stands behind it counts them."""
         return None
 
+    def token_wise_projector(self, model: PreTrainedModel) -> nn.Module | None:
+        """The projector, if it takes tokens one by one."""
+        return None
+
     @abstractmethod
     def counted(self, model: PreTrainedModel) -> list[nn.Module]:
         """The modules in which `encode` does the tower's work."""
@@ -174,6 +178,10 @@ class FixedFrames(VisionSide):
             return None
         depth = len(self.blocks(model))
         return TowerShape(depth, blocks_read(self.config, depth), int(self.family.has_cls))
+
+    def token_wise_projector(self, model: PreTrainedModel) -> nn.Module | None:
+        """As the family's row says."""
+        return self.family.projector_of(model)
 
     def counted(self, model: PreTrainedModel) -> list[nn.Module]:
         """The tower, or its parts."""

@@ -12,8 +12,10 @@ from transformers import AutoConfig, PretrainedConfig
 
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.errors import UserError
+from tokenlab.models.auxiliary import KINDS
 from tokenlab.models.configs import SHIPPED
 from tokenlab.models.costs import ModelCosts, literature_flops
+from tokenlab.models.families import FAMILIES, Family
 from tokenlab.models.geometry import Layout, Size
 from tokenlab.models.loading import EMBEDDED
 from tokenlab.models.rehearsal import Prompt, rehearse
@@ -61,7 +63,7 @@ class ArmProfile:
     total_flops: int | None
     cache_bytes: int | None  # when the answer is complete
     literature_flops: int | None
-    clip_not_counted: bool  # whether an auxiliary CLIP would have to be paid for besides
+    auxiliary_not_counted: bool  # whether another encoder would have to be paid for besides
 
 
 @dataclass(frozen=True)
@@ -116,20 +118,26 @@ def _prompt(costs: ModelCosts, query: Query) -> Prompt:
         new_tokens=query.new_tokens,
         num_layers=costs.num_layers,
         tower=costs.vision.inside(costs.model),
+        token_wise=costs.vision.token_wise_projector(costs.model) is not None,
     )
 
 
 def _price(
     arm: str, pipeline: Pipeline, query: Query, costs: ModelCosts, layout: Layout, number_bytes: int
 ) -> ArmProfile:
-    """Raises UserError if the pipeline cannot act on a query of this size."""
+    """Raises UserError if the pipeline cannot act on this model, or on a query of this size."""
+    for compressor in pipeline.active:
+        if reason := _family(costs).refusal(compressor, KINDS):
+            raise UserError(reason)
     counts = rehearse(pipeline, _prompt(costs, query))
     grid, later = layout.grid[1:], query.new_tokens - 1  # each later token stays in the cache of every layer
     attention, behind = counts.attention, counts.behind_attention
     tower = projector = None
     if counts.passes is not None and counts.tower is not None:
         medium = counts.passes, grid, counts.tower, query.frames == 1
-        tower, projector = costs.tower(*medium), costs.projector(*medium)
+        tower = costs.tower(*medium)
+        if counts.projected is not None:
+            projector = costs.projector(*medium) + costs.project(counts.projected)
     prefill = None if attention is None or behind is None else costs.prefill_layers(attention, behind)
     decode = _known(lambda steps: sum(map(costs.decode_step, steps)), counts.cached)
     parts = [part for part in (tower, projector, prefill, decode) if part is not None]
@@ -148,8 +156,12 @@ def _price(
             lambda lengths: number_bytes * costs.cache_elements([n + later for n in lengths]), attention
         ),
         literature_flops=_known(lambda lengths: literature_flops(costs.text, lengths), attention),
-        clip_not_counted=any(getattr(need, "space", None) == "clip" for need in pipeline.needs()),
+        auxiliary_not_counted=_family(costs).needs_auxiliary(pipeline),
     )
+
+
+def _family(costs: ModelCosts) -> Family:
+    return FAMILIES[costs.config.model_type]
 
 
 def _known(price: Callable[[Given], Price], given: Given | None) -> Price | None:

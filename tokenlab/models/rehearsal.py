@@ -29,6 +29,8 @@ from tokenlab.compressors.base import (
 from tokenlab.compressors.evidence import (
     FrameScores,
     LastAttention,
+    PoolingAttention,
+    ProjectorInput,
     QuestionEmbeddings,
     TokenEmbeddings,
     TowerAttention,
@@ -38,13 +40,16 @@ from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.errors import SampleError, UserError
 from tokenlab.models.blocks import TowerCut
 from tokenlab.models.geometry import Layout, TowerShape
+from tokenlab.models.visual_tokens import num_merged
 from tokenlab.tensors import Evidence, VisualTokens
 
 WIDTH = 8  # of hidden states, keys and embeddings: counts do not depend on it
 QUESTION_WORDS = 8
 AXES: dict[type[Evidence], str] = {
     TowerAttention: "n",
+    PoolingAttention: "n",
     TokenEmbeddings: "n d",
+    ProjectorInput: "n d",
     TowerKeys: "n d",
     QuestionEmbeddings: "q d",
     FrameScores: "t",
@@ -64,6 +69,7 @@ class Prompt:
         new_tokens: Tokens of the answer; the first comes out of the prefill.
         num_layers: Layers of the LLM.
         tower: The vision tower, if its frames may lose tokens.
+        token_wise: Whether the projector takes tokens one by one, so that they may be merged before it.
     """
 
     layout: Callable[[int], Layout]
@@ -72,6 +78,7 @@ class Prompt:
     new_tokens: int
     num_layers: int
     tower: TowerShape | None
+    token_wise: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,7 @@ class Counts:
     Attributes:
         passes: Passes of the tower.
         tower: For each block in which frames may lose tokens, how many its attention reads, and its MLP.
+        projected: Tokens that the projector takes besides all patches, since they were merged before it.
         visual: Visual tokens at the LLM's entry, separators included.
         visual_left: Visual tokens behind the last cut inside the LLM.
         attention: Tokens that each layer's attention reads at prefill; its cache keeps them.
@@ -90,6 +98,7 @@ class Counts:
 
     passes: int | None
     tower: tuple[tuple[int, int], ...] | None
+    projected: int | None
     visual: int | None
     visual_left: int | None
     attention: tuple[int, ...] | None
@@ -143,14 +152,19 @@ class _Rehearsal:
         )
         cut = self._tower(layout)
         tokens = tokens if cut is None else tokens.reduce(cut.reduction)
+        projected = 0
         for method in self.pipeline.at(GridReduction):
             view = GridView(tokens, "", self._generator(method.name))
-            tokens = tokens.reduce(self._ask(method, lambda view=view, method=method: method.reduce_grid(view)))
+            reduction = self._ask(method, lambda view=view, method=method: method.reduce_grid(view))
+            if self.prompt.token_wise and method.merges_before_projector:
+                projected += num_merged(reduction)
+            tokens = tokens.reduce(reduction)
         text = self.prompt.text + layout.num_tokens - len(layout.on_grid)  # separators stay, as text does
         attention, behind = self._layers(tokens, text)
         return Counts(
             passes=layout.passes,
             tower=cut.tokens if cut else (),
+            projected=projected,
             visual=tokens.num_tokens + text - self.prompt.text,
             visual_left=behind[-1] - self.prompt.text,
             attention=attention,
@@ -173,8 +187,7 @@ class _Rehearsal:
         if not methods:
             return None
         (method,) = methods
-        if shape is None:
-            raise UserError(f"{method.name}: what stands behind this model's vision tower counts every frame's patches")
+        assert shape is not None, "the family refuses such a method"
         frames, left = layout.passes, shape.protected + len(layout.on_grid) // layout.passes
         state, size = None, torch.ones(frames, left)
         reductions, lengths = [], []
