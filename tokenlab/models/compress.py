@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ from tokenlab.models.requests import finished
 from tokenlab.models.visual_tokens import Reduced
 from tokenlab.tensors import MediumShape, Trace
 
+Pictures = Literal["images", "frames"]
+
 NOWHERE = (0, 0)
 NOT_PASSED_ON = ("image_sizes", "batch_num_images")  # which only belong to pixels
 
@@ -44,11 +46,13 @@ def compress(
     pipeline: Pipeline | Sequence[TokenCompressor],
     questions: Sequence[str] = (),
     seed: int = 0,
+    pictures: Pictures | None = None,
 ) -> Iterator[list[Trace]]:
     """While active, `model.generate(**inputs)` reads reduced prompts; afterwards the model is as it was.
 
-    `inputs` are what the checkpoint's own processor made of one prompt or several, padded on the left. Where frames
-    stand in the prompt as images (LLaVA-1.5, InternVL, SmolVLM), all pictures of a prompt are taken for one medium.
+    `inputs` are what the checkpoint's own processor made of one prompt or several, padded on the left. Every image and
+    every video is reduced by itself; where frames stand in the prompt as images (LLaVA-1.5, InternVL, SmolVLM), nothing
+    tells several images from a video, and `pictures` has to say what they are.
 
     Args:
         model: A supported family's model, loaded by whom it belongs to.
@@ -56,24 +60,28 @@ def compress(
         pipeline: What to do; compressors in order.
         questions: One a prompt, for methods that look at the question.
         seed: Of the noise that methods draw.
+        pictures: What several pictures of a prompt are, where frames stand in it as images: `images`, or the `frames`
+            of one video. A prompt's only picture is an image unless this says `frames`.
 
     Yields:
         A list that gets a trace of every prompt, call after call: what was really removed.
 
     Raises:
         UserError: If the model is of no supported family, a method cannot run on it, needs the questions or chooses
-            frames; and, from `generate`, for decoding that reduced prompts cannot have, such as beams.
+            frames; and, from `generate`, for decoding that reduced prompts cannot have, such as beams, and for several
+            pictures in a prompt that may be either.
     """
     pipeline = pipeline if isinstance(pipeline, Pipeline) else Pipeline(tuple(pipeline))
     mllm = FrozenMLLM.around(model, processor, seed)
     _check(mllm.family, pipeline, model, questions)
+    _check_pictures(mllm.family, pictures)
     generate, traces = model.generate, []
 
     def compressed(*args: Any, **kwargs: Any) -> Any:
         if args:
             raise UserError("generate: give the processor's output by name, generate(**inputs)")
         _check_call(model, kwargs)
-        call = _Call(mllm, pipeline, questions, kwargs)
+        call = _Call(mllm, pipeline, questions, pictures, kwargs)
         with reduced(model, call.rewrites, call.passages):
             output = generate(**call.arguments)
         traces.extend(call.traces(output))
@@ -99,6 +107,18 @@ def _check(family: Family, pipeline: Pipeline, model: PreTrainedModel, questions
         raise UserError("compress: a method looks at the question: give questions=[...], one a prompt")
 
 
+def frames_as_images(family: Family) -> bool:
+    """Whether a video's frames stand in the prompt as images."""
+    return family.video is not None and family.video.placeholder == family.image.placeholder
+
+
+def _check_pictures(family: Family, pictures: str | None) -> None:
+    if pictures not in (None, *get_args(Pictures)):
+        raise UserError(f"compress: pictures={pictures!r}: it is 'images', 'frames' or left out")
+    if pictures == "frames" and not frames_as_images(family):
+        raise UserError(f"compress: pictures='frames': in {family.name}'s prompts images are no frames; leave it out")
+
+
 def _check_call(model: PreTrainedModel, kwargs: Mapping[str, Any]) -> None:
     """Raises UserError for decoding that the hooks cannot follow, however it is asked for."""
     for name in ("assistant_model", "custom_generate", "inputs_embeds", "past_key_values"):
@@ -112,7 +132,12 @@ class _Call:
     """One call of `generate`: its prompts, taken apart and reduced."""
 
     def __init__(
-        self, mllm: FrozenMLLM, pipeline: Pipeline, questions: Sequence[str], kwargs: Mapping[str, Any]
+        self,
+        mllm: FrozenMLLM,
+        pipeline: Pipeline,
+        questions: Sequence[str],
+        pictures: Pictures | None,
+        kwargs: Mapping[str, Any],
     ) -> None:
         self.mllm, self.pipeline = mllm, pipeline
         ids = kwargs["input_ids"].cpu().numpy()
@@ -122,13 +147,13 @@ class _Call:
             raise UserError("generate: prompts must be padded on the left (processor.tokenizer.padding_side = 'left')")
         if questions and len(questions) != len(ids):
             raise UserError(f"compress: {len(questions)} questions for {len(ids)} prompts")
-        media = Media(mllm, kwargs)
+        media = Media(mllm, kwargs, pictures)
         self.prompts, self.encoded = [], []
         for row, (every, real) in enumerate(zip(ids, mask, strict=True)):
             own = every[real == 1]
             processed = media.of_prompt(own)
             located = mllm.writer.locate(own, processed)
-            if media.joined:  # what stands between pictures may be anybody's words
+            if pictures == "frames":  # what stands between them may be anybody's words
                 located = tuple(replace(each, markers=((NOWHERE, NOWHERE),) * len(each.markers)) for each in located)
             self.prompts.append(Prompt(own, located))
             self.encoded.append([self._encode(each, row) for each in processed])
@@ -184,23 +209,24 @@ class _Call:
 class Media:
     """The media in a processor's output, handed out prompt by prompt in the order of their placeholders."""
 
-    def __init__(self, mllm: FrozenMLLM, inputs: Mapping[str, Any]) -> None:
-        self.config, self.family, self.inputs = mllm.config, mllm.family, inputs
-        video = self.family.video
-        self.joined = video is not None and video.encoder == "image"  # pictures, of which a prompt's are one medium
-        self.taken: dict[Kind, int] = {"image": 0, "video": 0}  # media, or pictures that are joined
+    def __init__(self, mllm: FrozenMLLM, inputs: Mapping[str, Any], pictures: Pictures | None) -> None:
+        self.config, self.family, self.processor = mllm.config, mllm.family, mllm.writer.processor
+        self.inputs, self.pictures = inputs, pictures
+        self.taken: dict[Kind, int] = {"image": 0, "video": 0}  # media; tiles, where frames stand as images
         self.patches: dict[Kind, int] = {"image": 0, "video": 0}  # rows of patches, where frames are packed
         self.row = -1
 
     def of_prompt(self, ids: Int[np.ndarray, " s"]) -> list[Processed]:
         """The next prompt's media."""
         self.row += 1
+        if frames_as_images(self.family):
+            return self._pictures(ids)
         found: list[tuple[int, Processed]] = []
-        for kind in ("image",) if self.joined or self.family.video is None else get_args(Kind):
-            reading: Any = self.family.video if self.joined else getattr(self.family, kind)
-            (places,) = np.nonzero(ids == getattr(self.config, reading.placeholder))
+        for kind in ("image",) if self.family.video is None else get_args(Kind):
+            reading = getattr(self.family, kind)
+            places = self._placeholders(ids, reading)
             while len(places):
-                processed = self._pictures(reading, len(places)) if self.joined else self._next(kind, reading)
+                processed = self._next(kind, reading)
                 if len(processed.places) > len(places):
                     raise UserError(
                         f"generate: {len(places)} placeholders in prompt {self.row} are too few for its next {kind}, "
@@ -210,20 +236,50 @@ class Media:
                 places = places[len(processed.places) :]
         return [processed for _, processed in sorted(found, key=lambda each: each[0])]
 
-    def _pictures(self, reading: Reading, placeholders: int) -> Processed:
-        """All pictures of the prompt."""
-        pixels = self._pixels("image")
-        number = placeholders // len(reading.places(self.config, {"pixel_values": pixels.flatten(0, -4)[:1]}))
+    def _placeholders(self, ids: Int[np.ndarray, " s"], reading: Reading) -> Int[np.ndarray, " n"]:
+        return np.flatnonzero(ids == getattr(self.config, reading.placeholder))
+
+    def _pictures(self, ids: Int[np.ndarray, " s"]) -> list[Processed]:
+        """The prompt's media where frames stand in it as images: every image, or one video of them all."""
+        frames, image = self.pictures == "frames", self.family.image
+        if not len(places := self._placeholders(ids, image)):
+            return []
+        size = len(image.places(self.config, {"pixel_values": self._pixels("image").flatten(0, -4)[:1]}))
+        tiles = places[: len(places) // size * size].reshape(-1, size)
+        numbers = [len(tiles)] if frames else self._tiles_of_images(ids, tiles)
+        if sum(numbers) * size != len(places):
+            raise UserError(f"generate: the {len(places)} placeholders in prompt {self.row} are not of whole pictures")
+        if self.pictures is None and len(numbers) > 1:
+            raise UserError(
+                f"generate: prompt {self.row} has {len(numbers)} pictures, which are images or frames of one video: "
+                "say compress(..., pictures='images') or pictures='frames'"
+            )
+        reading: Any = self.family.video if frames else image
+        return [self._take(reading, number) for number in numbers]
+
+    def _tiles_of_images(self, ids: Int[np.ndarray, " s"], tiles: Int[np.ndarray, "n t"]) -> list[int]:
+        """How many tiles each image has, from the places of every tile's placeholders."""
+        if not (name := self.family.image.last_tag):
+            return [1] * len(tiles)
+        tag = self.processor.tokenizer.convert_tokens_to_ids(getattr(self.processor, name))
+        is_tag = np.pad(ids == tag, 1)  # as if text stood around the prompt
+        last = is_tag[tiles[:, 0]] | is_tag[tiles[:, -1] + 2]
+        return np.diff(np.flatnonzero(last), prepend=-1).tolist()
+
+    def _take(self, reading: Reading, number: int) -> Processed:
+        """The next medium, of so many tiles or frames."""
         here = slice(self.taken["image"], self.taken["image"] + number)
-        own = {name: value[here] for name, value in self.pictures.items()}
-        if pixels.ndim == 5:
-            own = {name: value[None] for name, value in own.items()}
         self.taken["image"] += number
+        own = {name: value[here] for name, value in self.tiles.items()}
+        if len(own["pixel_values"]) < number:
+            raise UserError(f"generate: prompt {self.row} has placeholders for a picture that is not there")
+        if self._pixels("image").ndim == 5:
+            own = {name: value[None] for name, value in own.items()}
         return Processed(reading, own, reading.places(self.config, own))
 
     @cached_property
-    def pictures(self) -> dict[str, Tensor]:
-        """Pictures one after the other; SmolVLM's come in rows, filled up with black ones, which its model skips."""
+    def tiles(self) -> dict[str, Tensor]:
+        """Tiles and frames one after the other; SmolVLM's are in rows, filled up with black, which its model skips."""
         own = {name: value for name, value in self.inputs.items() if name.startswith("pixel_")}
         if self._pixels("image").ndim < 5:
             return own
@@ -267,6 +323,6 @@ class Media:
             if (pixels := self.inputs.get(self._name(kind))) is None:
                 continue
             grid = self.inputs.get(f"{kind}_grid_thw")
-            rows = self.pictures["pixel_values"] if self.joined else pixels if grid is None else grid
+            rows = self.tiles["pixel_values"] if frames_as_images(self.family) else pixels if grid is None else grid
             if taken != (there := len(rows)):
                 raise UserError(f"generate: {there} {kind}s, but placeholders for {taken}")

@@ -81,6 +81,8 @@ class Reading:
         nested: Whether the processor wants the images of a prompt in a list of their own.
         blocks: Where the blocks of the tower are, if it is not the family's.
         fewest_frames: Shorter videos are refused by the processor; their last frame is shown again.
+        last_tag: The processor's name for the token beside an image's last tile, where frames stand as images too;
+            empty: an image is one tile.
     """
 
     content: Kind
@@ -97,6 +99,7 @@ class Reading:
     nested: bool = False
     blocks: str = ""
     fewest_frames: int = 1
+    last_tag: str = ""
 
     def encode(self, model: PreTrainedModel, inputs: Inputs) -> Any:
         """The stock encoder's output for one medium, given what it asks for by name."""
@@ -323,7 +326,16 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl": _qwen("Qwen3-VL", deepstack=True, fewest_frames=2, closing=1),
     "internvl": Family(
         name="InternVL3",
-        image=Reading("image", False, "image", "image_token_id", tiles, takes_tensor=True, to_grid=shuffled),
+        image=Reading(
+            "image",
+            False,
+            "image",
+            "image_token_id",
+            tiles,
+            takes_tensor=True,
+            to_grid=shuffled,
+            last_tag="end_image_token",
+        ),
         video=Reading(
             "video", False, "image", "image_token_id", tiles, takes_tensor=True, to_grid=shuffled, closing=1, joint=1
         ),
@@ -334,7 +346,17 @@ FAMILIES: dict[str, Family] = {
     ),
     "smolvlm": Family(
         name="SmolVLM2",
-        image=Reading("image", False, "image", "image_token_id", tiles, to_grid=shuffled, nested=True, closing=1),
+        image=Reading(
+            "image",
+            False,
+            "image",
+            "image_token_id",
+            tiles,
+            to_grid=shuffled,
+            nested=True,
+            closing=1,
+            last_tag="global_image_token",
+        ),
         video=Reading("video", False, "image", "image_token_id", tiles, to_grid=shuffled, closing=1),
         tower="model.vision_model",
         blocks="model.vision_model.encoder.layers",
