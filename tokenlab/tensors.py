@@ -211,6 +211,15 @@ class VisualTokens:
             raise ValueError("the token grid is ragged: an earlier compressor removed tokens from some frames")
         return self.values.reshape(-1, self.tokens_per_frame, self.values.shape[-1])
 
+    def to(self, device: torch.device | str) -> VisualTokens:
+        """The same on another device; itself, where it is there already."""
+        if device == self.values.device:
+            return self
+        evidence = {key: value.to(device) for key, value in self.evidence.items()}
+        tag = None if self.tag is None else self.tag.to(device)
+        values, places = self.values.to(device), self.places.to(device)
+        return replace(self, values=values, places=places, evidence=evidence, tag=tag)
+
     def reduce(self, reduction: Reduction) -> VisualTokens:
         """The tokens that remain, with their places, tags and evidence."""
         evidence = {

@@ -218,7 +218,7 @@ def test_a_tower_that_loses_tokens_is_cheaper():
 
 
 def test_merging_before_the_projector_is_priced():
-    """The projector takes each contextual token besides all patches; where it mixes tokens they are merged behind it."""
+    """The projector takes each contextual token besides all patches; where it mixes tokens, they come behind it."""
     rows = arms("llava-1.5-7b", Query(), zip=REGISTRY["visionzip"]())
     full, zipped = rows["full"].projector_flops, rows["zip"].projector_flops
     assert 576 * (zipped - full) == 10 * full

@@ -66,7 +66,7 @@ class TowerCut:
     def to_grid(self, rows: Shaped[Tensor, "r ..."]) -> Shaped[Tensor, "m ..."]:
         """Values of what is left, as the tower ordered it, in the order of the grid and without leading tokens."""
         bare = self._without_protected(self.since(0))
-        by_frame = rows.unflatten(0, (self.frames, -1))
+        by_frame = rows.to(bare.anchor.device).unflatten(0, (self.frames, -1))
         patches = bare.num_outputs // self.frames
         return by_frame[:, by_frame.shape[1] - patches :].flatten(0, 1)[self._order(bare)]
 
@@ -138,7 +138,7 @@ class BlockWalk:
     def weigh(self, _: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Kernel:
         """Lets a token count as often as there are patches in it."""
         log_size = self.log_size()
-        return key, value, mask if log_size is None else log_size.to(key.dtype)[:, None, None]
+        return key, value, mask if log_size is None else log_size.to(key)[:, None, None]
 
     def between(self, index: int, _: nn.Module, args: tuple) -> tuple[Tensor]:
         """Between attention and MLP: the MLP reads what the method leaves."""
@@ -146,6 +146,7 @@ class BlockWalk:
         frames, tokens = hidden.shape[:2]
         if index == 0:
             self.size = hidden.new_ones(frames, tokens, dtype=torch.float32)
+        self.size = self.size.to(hidden.device)  # where the model is spread, the next block may be elsewhere
         view = BlockView(
             layer=index,
             num_layers=len(self.blocks),
@@ -157,7 +158,8 @@ class BlockWalk:
             generator=self.tower.generator,
         )
         reduction, self.state = self.tower.method.reduce_block(view, self.state)
-        self._check(reduction.check(), frames, tokens)
+        reduction = reduction.check().to(hidden.device)
+        self._check(reduction, frames, tokens)
         self.reductions.append(reduction)
         self.merged |= reduction.merges
         self.size = reduction.apply(self.size.flatten(), "sum").unflatten(0, (frames, -1))
@@ -181,11 +183,11 @@ class BlockWalk:
         if not torch.equal(owner, expected):
             raise ValueError(f"{self.tower.method.name} must leave every frame the same number of tokens, in order")
 
-    @property
-    def cut(self) -> TowerCut:
-        """All that was done, when the tower has run."""
+    def cut(self, device: torch.device) -> TowerCut:
+        """All that was done, when the tower has run; on the device where its output is."""
         method, frames = self.tower.method, self.size.shape[0]
-        return TowerCut(method, frames, self.protected, self.depth, tuple(self.reductions), tuple(self.tokens))
+        reductions = tuple(reduction.to(device) for reduction in self.reductions)
+        return TowerCut(method, frames, self.protected, self.depth, reductions, tuple(self.tokens))
 
 
 def blocks_read(config: PretrainedConfig, depth: int) -> int:

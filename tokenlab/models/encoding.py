@@ -77,12 +77,13 @@ def encode(
         raise SampleError("the vision tower's output is not finite (NaN or infinite pixels?)")
     places = torch.from_numpy(processed.places).to(features.device)
     on_grid = places[:, 0] >= 0
-    if (cut := walk and walk.cut) is None:
+    if (cut := walk and walk.cut(features.device)) is None:
         values, left = features[on_grid], places[on_grid]
     else:
         values, left = cut.to_grid(features), places[on_grid][cut.reduction.anchor]
         output = type(output)(pooler_output=cut.spread(features, on_grid))
-    evidence, spent = heard.evidence(model, processed, cut)
+    heard_of, spent = heard.evidence(model, processed, cut)
+    evidence = {need: value.to(values.device) for need, value in heard_of.items()}
     if (aligned := TokenEmbeddings("llm")) in needs:
         evidence[aligned] = values
     tokens = VisualTokens(values, left, grid_shape(processed.places), evidence)

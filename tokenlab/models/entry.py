@@ -110,7 +110,7 @@ class Entry:
             for medium, (values, composed) in enumerate(zip(rewrite.values, rewrite.composed, strict=True)):
                 if composed.merges:
                     places, slots = self._places(rewrite.arrangement, medium, embeddings.device)
-                    reduced[row, places] = values[slots].to(reduced)
+                    reduced[row, places] = values[slots.to(values.device)].to(reduced)
         return reduced
 
     def _places(
@@ -166,6 +166,6 @@ class Entry:
                     tokens = own[torch.from_numpy(order[rewrite.prompt.media[medium].visual]).to(own.device)]
                     slots = arrangement.slot[arrangement.medium == medium]
                     target = torch.from_numpy(np.nonzero(visual == medium)[0]).to(own.device)
-                    reduced[target] = composed.apply(tokens)[torch.from_numpy(slots).to(own.device)]
+                    reduced[target] = composed.to(own.device).apply(tokens)[torch.from_numpy(slots).to(own.device)]
             rows.append(reduced)
         return torch.cat(rows)

@@ -100,6 +100,7 @@ class FrozenMLLM(nn.Module):
         if self.clip is None or CLIP_TOKENS not in needs:
             return encoded
         evidence, spent = self.clip.read(frames, encoded.tokens.grid[1:])
+        evidence = evidence.to(encoded.tokens.values.device)
         evidence = evidence if encoded.cut is None else encoded.cut.reduction.apply(evidence, CLIP_TOKENS.combine)
         tokens = replace(encoded.tokens, evidence={**encoded.tokens.evidence, CLIP_TOKENS: evidence})
         times = {**encoded.evidence_milliseconds, CLIP_TOKENS: spent}

@@ -190,7 +190,7 @@ class _Walk:
             mask = create_causal_mask(
                 config=config,
                 inputs_embeds=hidden,
-                attention_mask=self.mask(index),
+                attention_mask=self.mask(index).to(hidden.device),
                 past_key_values=kwargs["past_key_values"],
                 layer_idx=index,
             )
@@ -209,7 +209,7 @@ class _Walk:
     def listen(self, index: int, query: Tensor, key: Tensor, scaling: float) -> None:
         """Keeps what the last token pays the others."""
         if index in (self.heard_at_decode if self.step else self.heard_at_prefill):
-            heard = last_attention(query, key, scaling, self.mask(index))
+            heard = last_attention(query, key, scaling, self.mask(index).to(query.device))
             if self.step:
                 self.heard[index] = heard
             else:  # cut from here on as the tokens are
@@ -240,9 +240,10 @@ class _Walk:
 
     def rider(self, hidden: Tensor, row: int, attention: Tensor | None) -> Riders:
         """One prompt without its padding."""
-        length = len(self.passages[row].arrangement)
+        length, device = len(self.passages[row].arrangement), hidden.device
         column = np.arange(hidden.shape[1] - length, hidden.shape[1])
-        return Riders(hidden[row, -length:], [x[row, -length:] for x in self.deepstack], attention, column)
+        added = [x[row, -length:].to(device) for x in self.deepstack]
+        return Riders(hidden[row, -length:], added, None if attention is None else attention.to(device), column)
 
     def cut_columns(self, batch: Sequence[Riders], hidden: Tensor, moved: bool) -> Columns:
         """Mask and rotary embedding of the batch that is left; where positions are kept, columns of what there was."""
@@ -282,7 +283,7 @@ class _Walk:
         if index in self.cut_after:
             output = self.residual + self.mlp_output
         if self.deepstack:
-            output = output + self.deepstack.pop(0)
+            output = output + self.deepstack.pop(0).to(output.device)
         return output
 
     # --- decode ----------------------------------------------------------------------------------------------------
@@ -356,4 +357,4 @@ def _pad(rows: Sequence[Float[Tensor, "_ d"]]) -> Float[Tensor, "b s d"]:
 def _take(part: Float[Tensor, "*axes b s e"], index: Int[Tensor, "b r"]) -> Float[Tensor, "*axes b r e"]:
     """Columns of cosines or sines, row by row; those of one row may stand for all."""
     part = part.expand(*part.shape[:-3], index.shape[0], *part.shape[-2:])
-    return part.gather(-2, index[..., None].expand(*part.shape[:-2], -1, part.shape[-1]))
+    return part.gather(-2, index.to(part.device)[..., None].expand(*part.shape[:-2], -1, part.shape[-1]))

@@ -136,13 +136,14 @@ class TowerProbe:
         if isinstance(self.need, TowerKeys):
             return key.mean(1)
         received = cls_attention if self.has_cls and self.need.query != "mean" else mean_attention
-        return received(query, key, scaling, self.walk and self.walk.log_size())[..., None]
+        log_size = self.walk and self.walk.log_size()
+        return received(query, key, scaling, None if log_size is None else log_size.to(key.device))[..., None]
 
     def on_grid(self, model: PreTrainedModel, processed: Processed, cut: TowerCut | None) -> Tensor:
         """What was read, through all that happened to the tokens since: a number a token for attention, else a key."""
         if cut is None:
             rows = processed.reading.to_grid(model, processed.inputs, self.calls)
         else:
-            (call,) = self.calls
-            rows = cut.to_grid(cut.since(self.need.layer).apply(call.flatten(0, 1), self.need.combine))
+            (call,), since = self.calls, cut.since(self.need.layer)
+            rows = cut.to_grid(since.apply(call.flatten(0, 1).to(since.anchor.device), self.need.combine))
         return rows if isinstance(self.need, TowerKeys) else rows[:, 0]

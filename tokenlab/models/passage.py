@@ -69,9 +69,9 @@ class Passage:
         self, method: LayerReduction, layer: int, num_layers: int, moment: Moment, riders: Riders
     ) -> list[Reduction]:
         """What a method decides about each medium."""
-        decisions = []
+        decisions, device = [], riders.hidden.device
+        self.media = [tokens.to(device) for tokens in self.media]
         for medium, tokens in enumerate(self.media):
-            device = riders.hidden.device
             evidence = dict(tokens.evidence)
             if riders.attention is not None:
                 evidence[LAST_ATTENTION] = riders.attention
@@ -91,7 +91,7 @@ class Passage:
             reduction, self.states[method.name, medium] = method.reduce_layer(
                 view, self.states.get((method.name, medium))
             )
-            decisions.append(reduction.check())
+            decisions.append(reduction.check().to(device))
             self.steps.append(Step("layers", method.name, medium, reduction, layer))
         return decisions
 

@@ -125,13 +125,14 @@ def _with_evidence(
 ) -> VisualTokens:
     """What this pipeline looks at: other arms' evidence would ride along at its expense."""
     asked = {need: value for need, value in tokens.evidence.items() if need in needs}
-    return replace(tokens, evidence={**asked, **questions})
+    here = {need: value.to(tokens.values.device) for need, value in questions.items()}
+    return replace(tokens, evidence={**asked, **here})
 
 
 def _decide(method: GridReduction, view: GridView) -> Reduction:
     """A method's decision about one medium; raises SampleError where it cannot act on such a one."""
     try:
-        return method.reduce_grid(view).check()
+        return method.reduce_grid(view).check().to(view.tokens.values.device)
     except ValueError as error:
         raise SampleError(f"{method.name} cannot act on this medium: {error}") from error
 
