@@ -76,6 +76,7 @@ class FrozenMLLM(nn.Module):
         mllm.config, mllm.family, mllm.clip = model.config, family_of(model.config), None
         mllm.writer = PromptWriter(processor, model.config, mllm.family)
         mllm.__dict__["model"] = model
+        mllm.tokens_read = mllm.tokens_padded = 0
         return mllm
 
     def load(self) -> None:
