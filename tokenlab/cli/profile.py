@@ -8,11 +8,9 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from tokenlab.cli.mistakes import one_line
-from tokenlab.cli.signatures import near_miss
+from tokenlab.cli.options import Parser, known_checkpoint, resolution, whole_number, writable
 from tokenlab.errors import UserError
 from tokenlab.models.configs import SHIPPED
 
@@ -40,13 +38,6 @@ examples:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line instead of a page."""
-        mistake = re.match(r"argument (--[\w-]+)[^:]*: (.*)", message)
-        raise UserError(f"{mistake[1]}: {mistake[2]}" if mistake else one_line(message, self._option_string_actions))
-
-
 def show(argv: list[str]) -> int:
     """Prints the table of all pipelines' prices."""
     parser = _parser()
@@ -55,7 +46,7 @@ def show(argv: list[str]) -> int:
         return 0
     arguments = parser.parse_args(argv)
     pipelines = _pipelines(arguments.pipeline)
-    target = _target(arguments.json)
+    target = writable(arguments.json)
 
     from rich.console import Console
 
@@ -63,7 +54,7 @@ def show(argv: list[str]) -> int:
     from tokenlab.models.profile import Query, profile, read_config
 
     query = Query(arguments.frames, arguments.resolution, arguments.text_tokens, arguments.new_tokens)
-    costs = ModelCosts(read_config(_checkpoint(arguments.checkpoint)))
+    costs = ModelCosts(read_config(known_checkpoint(arguments.checkpoint)))
     result = profile(costs, pipelines, query, arguments.dtype)
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -81,7 +72,7 @@ def show(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="tokenlab profile",
         description=DESCRIPTION,
         epilog=EXAMPLES,
@@ -97,63 +88,26 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ARM=[...]",
         help="an arm and its compressors, as in a config; may be repeated; `full` always comes first",
     )
-    add("--frames", type=_whole(1), default=1, metavar="N", help="frames of the video; 1 is an image (default: 1)")
+    add(
+        "--frames", type=whole_number(1), default=1, metavar="N", help="frames of the video; 1 is an image (default: 1)"
+    )
     add(
         "--resolution",
-        type=_resolution,
+        type=resolution,
         metavar="WxH",
         help="width and height of a frame, such as 640x360 (default: the tower's own, or 448x448)",
     )
     add(
         "--text-tokens",
-        type=_whole(1),
+        type=whole_number(1),
         default=64,
         metavar="N",
         help="template, frame markers and question together (default: 64)",
     )
-    add("--new-tokens", type=_whole(1), default=1, metavar="N", help="tokens of the answer (default: 1)")
+    add("--new-tokens", type=whole_number(1), default=1, metavar="N", help="tokens of the answer (default: 1)")
     add("--dtype", choices=DTYPES, default=DTYPES[0], help=f"precision of weights and cache (default: {DTYPES[0]})")
     add("--json", metavar="FILE", help="write everything there as well")
     return parser
-
-
-def _whole(least: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = least - 1
-        if number < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text}")
-        return number
-
-    return read
-
-
-def _resolution(text: str) -> tuple[int, int]:
-    sides = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
-    if not sides:
-        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT, such as 640x360, got {text}")
-    return int(sides[2]), int(sides[1])
-
-
-def _checkpoint(name: str) -> str:
-    """The name as it is, unless it looks like a slip in one that comes along."""
-    if "/" not in name and not Path(name).exists() and (hint := near_miss(name, SHIPPED)) and name not in SHIPPED:
-        raise UserError(f"--checkpoint: no config of the name {name!r} comes along{hint}")
-    return name
-
-
-def _target(name: str | None) -> Path | None:
-    """Where to write, if it can be written to; asked before the work begins."""
-    if name is None:
-        return None
-    path = Path(name)
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UserError(
-            f"--json: cannot write {name}: {'it is a folder' if path.is_dir() else 'there is no such folder'}"
-        )
-    return path
 
 
 def _pipelines(texts: Sequence[str]) -> dict[str, Pipeline]:

@@ -69,6 +69,7 @@ class FrozenMLLM(nn.Module):
         mllm.clip = mllm.head = None
         mllm.writer = PromptWriter(processor, model.config, mllm.family)
         mllm.__dict__["model"] = model
+        mllm.tokens_read = mllm.tokens_padded = 0
         return mllm
 
     def load(self) -> None:
