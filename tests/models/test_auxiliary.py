@@ -3,12 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModel, AutoProcessor, SiglipConfig, SiglipModel
 
+from tests.checkpoints import ANSWER_TOKENS, SAVERS
 from tests.checkpoints.parts import TOWER
+from tests.models.reference import Reference
+from tests.models.test_exactness import FAMILIES as VIDEO_FAMILIES
 from tests.models.test_exactness import make_clips
+from tests.models.test_media import WIDE, image
 from tokenlab.compressors import REGISTRY, Pipeline
-from tokenlab.compressors.evidence import PoolingAttention, QuestionEmbeddings, TokenEmbeddings
+from tokenlab.compressors.base import FrameView
+from tokenlab.compressors.evidence import FrameScores, PoolingAttention, QuestionEmbeddings, TokenEmbeddings
+from tokenlab.data.samples import Clip, Frames, Sample
 from tokenlab.errors import UserError
 from tokenlab.evaluation import Evaluation, flops
 from tokenlab.models.costs import ModelCosts, counter
@@ -29,25 +36,92 @@ def pipeline(space: str) -> Pipeline:
     return Pipeline((REGISTRY["text"](retention_ratio=0.4, space=space),))
 
 
-def test_evidence_is_clips_own(mllm):
-    """Patches through post layer norm and projection, averaged onto the token grid; the question's pooled embedding."""
-    clip, frames = make_clips()[0], make_clips()[0].media[0]
+def clip_patches(pictures: np.ndarray, squashed: bool) -> torch.Tensor:
+    """Patches through post layer norm and projection, by stock CLIP: of the middle square, or squashed to one."""
     model = AutoModel.from_pretrained(EMBEDDED_AUXILIARY["shapes"], dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(EMBEDDED_AUXILIARY["shapes"])
-    pixels = processor.image_processor([np.asarray(p) for p in frames.pixels], return_tensors="pt")["pixel_values"]
+    side = model.config.vision_config.image_size
+    pictures = [Image.fromarray(picture) for picture in pictures]
+    if squashed:
+        pictures = [picture.resize((side, side), Image.Resampling.BICUBIC) for picture in pictures]
+    pixels = processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         hidden = model.vision_model(pixel_values=pixels).last_hidden_state[:, 1:]
-        patches = model.visual_projection(model.vision_model.post_layernorm(hidden)).reshape(6, 8, 8, -1)
-        inputs = processor.tokenizer([clip.samples[0].question], return_tensors="pt")
-        words = model.get_text_features(**inputs).pooler_output
-    encoded = mllm.encode(frames, pipeline("clip").needs())
-    ours = encoded.tokens.evidence[TokenEmbeddings("clip")].reshape(*encoded.tokens.grid, -1)
-    if encoded.tokens.grid == (6, 4, 4):  # two by two patches a token
-        expected = patches.reshape(6, 4, 2, 4, 2, -1).mean((2, 4))
-        assert torch.allclose(ours, expected, atol=1e-5)
-    assert torch.allclose(
-        mllm.embed_question(clip.samples[0].question, pipeline("clip"))[0][QuestionEmbeddings("clip")], words
-    )
+        patches = model.visual_projection(model.vision_model.post_layernorm(hidden))
+    return patches.unflatten(1, (8, 8))
+
+
+def resized(patches: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """The mean over all patches that a cell touches, cell by cell."""
+
+    def span(index: int, cells: int, size: int) -> slice:
+        return slice(index * size // cells, -(-(index + 1) * size // cells))
+
+    cells = [
+        patches[span(r, rows, len(patches)), span(c, columns, patches.shape[1])].mean((0, 1))
+        for r in range(rows)
+        for c in range(columns)
+    ]
+    return torch.stack(cells)
+
+
+CROPPING = ("llava", "video_llava", "llava_next_video")
+"""Families whose processor shows the tower the middle square of a frame."""
+
+
+@pytest.mark.parametrize("family", SAVERS)
+def test_evidence_is_clips_own_on_the_grid(checkpoints, family):
+    """Frames taken together are averaged; a mosaic is the whole picture twice; what is cropped is cropped for CLIP."""
+    mllm = FrozenMLLM(MLLM(checkpoint=str(checkpoints[family]), auxiliary={"clip": "shapes"}))
+    mllm.load()
+    rng = np.random.default_rng(0)
+    video = Frames(rng.integers(0, 256, (5, 60, 90, 3), dtype=np.uint8), tuple(range(5)), np.arange(5) / 2)
+    media = [video, WIDE] if mllm.family.video else [WIDE]
+    if family in ("internvl", "smolvlm"):
+        media = [video]
+    for frames in media:
+        tokens = mllm.encode(frames, pipeline("clip").needs()).tokens
+        steps = tokens.grid[0]
+        squashed = family not in CROPPING or (frames.still and family == "llava_next_video")
+        patches = clip_patches(frames.pixels, squashed)
+        together = -(-len(patches) // steps)
+        if frames.still:
+            per_step = [patches[0]] * steps
+        else:
+            padded = torch.cat([patches, patches[-1:].repeat(steps * together - len(patches), 1, 1, 1)])
+            per_step = list(padded.unflatten(0, (steps, together)).mean(1))
+        expected = []
+        for step, mine in enumerate(per_step):
+            rows, columns = (tokens.places[tokens.frame == step, 1:].amax(0) + 1).tolist()
+            expected.append(resized(mine, rows, columns))
+        ours = tokens.evidence[TokenEmbeddings("clip")]
+        assert ours.shape[0] == tokens.num_tokens
+        assert torch.allclose(ours, torch.cat(expected), atol=0.01)  # Pillow rounds to whole colours on the way
+        other = clip_patches(frames.pixels, not squashed)
+        assert (other - patches).abs().max() > 1
+
+
+def test_the_questions_embedding_is_clips_own(mllm):
+    processor = AutoProcessor.from_pretrained(EMBEDDED_AUXILIARY["shapes"])
+    model = AutoModel.from_pretrained(EMBEDDED_AUXILIARY["shapes"], dtype=torch.float32).eval()
+    question = make_clips()[0].samples[0].question
+    with torch.no_grad():
+        words = model.get_text_features(**processor.tokenizer([question], return_tensors="pt")).pooler_output
+    assert torch.allclose(mllm.embed_question(question, pipeline("clip"))[0][QuestionEmbeddings("clip")], words)
+
+
+@pytest.mark.parametrize("family", ["internvl", "smolvlm"])
+def test_an_image_in_tiles_fails_in_the_arms_that_use_it(checkpoints, family):
+    """Whose tiles lie on the grid wherever they are from; other arms answer."""
+    mllm = FrozenMLLM(MLLM(checkpoint=str(checkpoints[family]), max_new_tokens=2, auxiliary={"clip": "shapes"}))
+    mllm.load()
+    wide = image(1, 60, 240)
+    clip = Clip("w", (Sample("w#0", "w", "what is there ?"),), (wide,))
+    assert mllm.writer.process(wide).passes > 1
+    encodings = Encodings(mllm, pipeline("clip").needs() | pipeline("llm").needs())
+    (joint,), (own,) = (list(mllm.answer([clip], pipeline(space), encodings)) for space in ("clip", "llm"))
+    assert "lies on the token grid in" in joint.error
+    assert own.error is None
 
 
 def test_a_long_question_is_read_in_segments(mllm):
@@ -67,7 +141,7 @@ def test_only_the_arms_that_use_it_are_charged(mllm):
     assert requests["clip"].encode_milliseconds > requests["llm"].encode_milliseconds
     assert flops(requests["llm"].trace, costs).auxiliary == 0
     with counter() as count:
-        mllm.clip.read(clip.media[0], (2, 2))
+        mllm.clip.read(clip.media[0], torch.tensor([[frame, 0, 0] for frame in range(6)]), cropped=True)
         mllm.clip.embed_question(sample.question)
     assert flops(requests["clip"].trace, costs).auxiliary == count.get_total_flops() > 0
 
@@ -103,6 +177,46 @@ def test_the_refusal_names_the_way_out(checkpoints):
     text = REGISTRY["text"](retention_ratio=0.5, space="clip")
     with pytest.raises(UserError, match=r"add model\.mllm\.auxiliary: {clip: FOLDER_OR_ID}"):
         Evaluation(MLLM(checkpoint=str(checkpoints["llava"])), {"mine": [text]})
+
+
+@pytest.mark.parametrize("family", VIDEO_FAMILIES)
+def test_aks_chooses_frames_before_the_tower(checkpoints, family):
+    """By stock CLIP's cosines; the answer is plain transformers' to the chosen frames alone."""
+    folder = str(checkpoints[family])
+    mllm = FrozenMLLM(MLLM(checkpoint=folder, max_new_tokens=ANSWER_TOKENS, auxiliary={"clip": "shapes"}))
+    mllm.load()
+    costs = ModelCosts(mllm.config, mllm.family, {"clip": load_config(mllm.settings, "clip")})
+    reference, aks, left_out = Reference(folder), REGISTRY["aks"](retention_ratio=0.5), 0
+    for clip in make_clips():
+        (frames,), sample = clip.media, clip.samples[0]
+        view = FrameView(
+            num_frames=len(frames.numbers),
+            seconds=torch.from_numpy(frames.seconds),
+            question=sample.question,
+            evidence={FrameScores("clip"): cosines(frames.pixels, sample.question)},
+            generator=torch.Generator(),
+        )
+        chosen = frames.at(aks.select_frames(view).anchor.numpy())
+        left_out += len(frames.numbers) - len(chosen.numbers)
+        request = mllm.reduce(clip, sample, Pipeline((aks,)), Encodings(mllm, frozenset()))
+        (answer,) = mllm.generate([request])
+        assert list(answer.ids) == reference.plain([chosen, sample.question], ANSWER_TOKENS)
+        with counter() as count:
+            mllm.clip.score_frames(frames, sample.question)
+        cosine = 2 * len(frames.numbers) * mllm.clip.model.config.projection_dim  # the method's own: timed, not counted
+        assert flops(answer.trace, costs).auxiliary == count.get_total_flops() - cosine > 0
+    assert left_out > 0
+
+
+def cosines(pixels: np.ndarray, question: str) -> torch.Tensor:
+    """Of whole frames with the question, by the stock model."""
+    model = AutoModel.from_pretrained(EMBEDDED_AUXILIARY["shapes"], dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(EMBEDDED_AUXILIARY["shapes"])
+    with torch.no_grad():
+        inputs = processor.image_processor(list(pixels), return_tensors="pt")
+        seen = model.get_image_features(**inputs).pooler_output
+        read = model.get_text_features(**processor.tokenizer([question], return_tensors="pt")).pooler_output
+    return torch.nn.functional.cosine_similarity(seen, read, dim=-1)
 
 
 # --- SigLIP's pooling head --------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ import shutil
 import pytest
 import torch
 
-from tests.models.test_exactness import PIPELINES, build, make_clips
+from tests.models.by_hand import Checkpoint
+from tests.models.test_exactness import KEEPING, PIPELINES, build, make_clips
 from tokenlab.compressors import REGISTRY, Pipeline
 from tokenlab.errors import UserError
 from tokenlab.evaluation import Evaluation
@@ -61,6 +62,37 @@ def test_a_device_map_leaves_the_model_where_it_is(checkpoints):
     mllm.load()
     assert not list(mllm.parameters())  # a Trainer has nothing to move
     assert ask(pipeline, checkpoint=folder, device_map="cpu") == ask(pipeline, checkpoint=folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", ["8bit", "4bit"])
+def test_quantised_weights(quantization):
+    """The embedded model through bitsandbytes' CPU kernels: plain `generate`, keep-all, and something that goes."""
+    pytest.importorskip("bitsandbytes", reason="needs the extra `large`")
+    mllm = FrozenMLLM(MLLM(max_new_tokens=4, quantization=quantization))
+    mllm.load()
+    assert not list(mllm.parameters())  # a Trainer has nothing to move
+    kinds = {type(module).__name__ for module in mllm.model.modules()}
+    assert {"8bit": "Linear8bitLt", "4bit": "Linear4bit"}[quantization] in kinds
+
+    def asked(pipeline: Pipeline) -> list[tuple[int, ...]]:
+        return [answer.ids for answer in mllm.answer(make_clips(), pipeline, Encodings(mllm, pipeline.needs()))]
+
+    full = asked(Pipeline())
+    for clip, ids in zip(make_clips(), full[::2], strict=True):
+        parts = [clip.media[0], clip.samples[0].question]
+        inputs = by_hand(mllm, parts)
+        plain = mllm.model.generate(**inputs, max_new_tokens=4, do_sample=False)
+        assert tuple(plain[0, inputs["input_ids"].shape[1] :].tolist()) == ids
+    assert all(asked(pipeline) == full for pipeline in KEEPING.values())
+    assert asked(build(PIPELINES["tower, grid, layers"])) != full
+
+
+def by_hand(mllm: FrozenMLLM, parts: list) -> dict:
+    """The processor's output for a prompt, as the independent reference makes it."""
+    checkpoint = Checkpoint.__new__(Checkpoint)
+    checkpoint.kind, checkpoint.model, checkpoint.processor = "llava", mllm.model, mllm.writer.processor
+    return checkpoint.inputs(*parts)
 
 
 @pytest.mark.parametrize(

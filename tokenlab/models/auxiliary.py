@@ -65,14 +65,22 @@ class AuxiliaryClip(nn.Module):
         self.model = load_model(settings, "clip")
 
     @torch.inference_mode()
-    def read(self, frames: Frames, grid: tuple[int, int]) -> tuple[Float[Tensor, "n e"], float]:
-        """The clip's patches in the joint space, on its token grid, and the milliseconds it took."""
+    def read(self, frames: Frames, places: Int[Tensor, "n 3"], cropped: bool) -> tuple[Float[Tensor, "n e"], float]:
+        """The clip's patches in the joint space, on its token grid, and the milliseconds it took.
+
+        Args:
+            frames: The pictures; an image may lie on the grid several times, at several sizes.
+            places: Frame, row and column of every grid token.
+            cropped: Whether the model's tower sees the middle square of a picture, as CLIP's own processor has it; if
+                not, CLIP is shown all of it, too.
+        """
         started = time.perf_counter()
-        pixels = self.processor.image_processor(list(frames.pixels), return_tensors="pt")["pixel_values"]
-        embedded = embed_patches(self.model, pixels.to(self.model.device, self.model.dtype))
-        side = round(embedded.shape[1] ** 0.5)
-        patches = embedded.unflatten(1, (side, side)).movedim(-1, 1)
-        tokens = adaptive_avg_pool2d(patches.float(), grid).movedim(1, -1).flatten(0, 2)
+        side = self.model.config.vision_config.image_size
+        whole = {} if cropped else {"do_center_crop": False, "size": {"height": side, "width": side}}
+        pixels = self.processor.image_processor(list(frames.pixels), return_tensors="pt", **whole)["pixel_values"]
+        embedded = embed_patches(self.model, pixels.to(self.model.device, self.model.dtype)).float()
+        rows = round(embedded.shape[1] ** 0.5)
+        tokens = onto_grid(embedded.unflatten(1, (rows, rows)).movedim(-1, 1), places.to(embedded.device), frames.still)
         if self.model.device.type == "cuda":
             torch.cuda.synchronize(self.model.device)
         return tokens, 1000 * (time.perf_counter() - started)
@@ -116,6 +124,24 @@ class PoolingHead(nn.Module):
         probe: Tensor = self.head.probe
         patches = self.norm(hidden.to(probe.dtype))
         return self.head.attention(probe.expand(len(patches), -1, -1), patches, patches)[1][:, 0]
+
+
+def onto_grid(patches: Float[Tensor, "t e r c"], places: Int[Tensor, "n 3"], still: bool) -> Float[Tensor, "n e"]:
+    """Pictures' patches averaged onto a token grid: each step in time is the mean of the frames taken together in it.
+
+    Of an image every frame of the grid is a picture by itself, of a size of its own.
+    """
+    steps = int(places[:, 0].max()) + 1
+    together = 1 if still else -(-len(patches) // steps)  # the last frame stands in where there are too few
+    index = torch.arange(steps * together, device=patches.device).clamp(max=len(patches) - 1)
+    per_step = patches[index].unflatten(0, (steps, together)).mean(1)
+    tokens = patches.new_empty(len(places), patches.shape[1])
+    for step in range(steps):
+        mine = places[:, 0] == step
+        row, column = places[mine, 1:].unbind(1)
+        size = (int(row.max()) + 1, int(column.max()) + 1)
+        tokens[mine] = adaptive_avg_pool2d(per_step[step], size)[:, row, column].T
+    return tokens
 
 
 def embed_patches(clip: PreTrainedModel, pixels: Float[Tensor, "t 3 y x"]) -> Float[Tensor, "t p e"]:

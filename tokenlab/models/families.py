@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from tokenlab.compressors.base import CacheReduction, TokenCompressor, TowerReduction
+from tokenlab.compressors.base import CacheReduction, GridReduction, TokenCompressor, TowerReduction
 from tokenlab.compressors.evidence import (
     FrameScores,
     LastAttention,
@@ -214,7 +214,7 @@ class Family:
 
     def remark(self, compressor: TokenCompressor) -> str:
         """How a compressor runs here, where it is not quite as its authors have it; else nothing."""
-        if getattr(compressor, "merges_before_projector", False) and not self.projector:
+        if isinstance(compressor, GridReduction) and compressor.merges_before_projector and not self.projector:
             return "merges on the token grid: the projector does not take tokens one by one"
         return ""
 

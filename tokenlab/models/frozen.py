@@ -98,9 +98,10 @@ class FrozenMLLM(nn.Module):
         processing = 1000 * (time.perf_counter() - started)
         encoded = encode(self.model, self.family, processed, needs, tower, self.head)
         encoded = replace(encoded, milliseconds=encoded.milliseconds + processing)
-        if self.clip is None or CLIP_TOKENS not in needs:
+        if self.clip is None or CLIP_TOKENS not in needs or processed.in_tiles:
             return encoded
-        evidence, spent = self.clip.read(frames, encoded.tokens.grid[1:])
+        on_grid = torch.from_numpy(processed.places[processed.places[:, 0] >= 0])
+        evidence, spent = self.clip.read(frames, on_grid, self.writer.is_cropped(processed))
         evidence = evidence.to(encoded.tokens.values.device)
         evidence = evidence if encoded.cut is None else encoded.cut.reduction.apply(evidence, CLIP_TOKENS.combine)
         tokens = replace(encoded.tokens, evidence={**encoded.tokens.evidence, CLIP_TOKENS: evidence})

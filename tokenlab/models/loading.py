@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -88,6 +89,7 @@ def load_model(settings: MLLM, auxiliary: str | None = None) -> PreTrainedModel:
     if auxiliary is None and settings.is_placed:
         weights["device_map"] = settings.device_map or "auto"
     if auxiliary is None and settings.quantization is not None:
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at every product what it casts
         weights["quantization_config"] = BitsAndBytesConfig(
             load_in_8bit=settings.quantization == "8bit", load_in_4bit=settings.quantization == "4bit"
         )

@@ -43,6 +43,11 @@ class Processed:
         (pixels,) = (value for name, value in self.inputs.items() if name.startswith("pixel_values"))
         return pixels.flatten(0, -4).shape[0]
 
+    @property
+    def in_tiles(self) -> bool:
+        """Whether it is an image whose tiles lie on the grid one after the other, wherever in it they are from."""
+        return bool(self.reading.last_tag) and self.reading.content == "image" and self.passes > 1
+
 
 @dataclass(frozen=True)
 class Shown(Processed):
@@ -95,6 +100,11 @@ class PromptWriter:
         replacements = [entry["replacement"] for entry in output.pop("text_replacement_offsets")[0]]
         inputs = {name: value for name, value in output.items() if name not in ("input_ids", "attention_mask")}
         return Shown(reading, inputs, reading.places(self.config, inputs), frames, replacements)
+
+    def is_cropped(self, processed: Processed) -> bool:
+        """Whether the tower only sees the middle square of a picture; a mosaic of tiles is all of it."""
+        part = getattr(self.processor, f"{processed.reading.content}_processor")
+        return bool(getattr(part, "do_center_crop", False)) and "image_sizes" not in processed.inputs
 
     def write(self, parts: Sequence[str | Shown], new_tokens: int) -> Prompt:
         """A prompt of texts and media in order; raises SampleError for one that cannot be asked."""

@@ -20,8 +20,9 @@ class MLLM:
         batch_size: Prompts that go through the LLM together; never changes an answer.
         max_new_tokens: Longest answer.
         trust_remote_code: Runs code that the checkpoint brings along.
-        auxiliary: Further encoders that offer evidence the checkpoint lacks, by kind: `{clip: FOLDER_OR_ID}`; `shapes`
-            names the embedded one. Charged to the arms that use it.
+        auxiliary: Further encoders that offer evidence the checkpoint lacks, as `{KIND: FOLDER_OR_ID}`: `clip`, whose
+            joint space holds patches, frames and texts (`shapes` names the embedded one), and `siglip`, the pooling
+            head of a SigLIP tower. Charged to the arms that use them.
     """
 
     checkpoint: str = "shapes"

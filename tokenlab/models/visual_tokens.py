@@ -27,7 +27,7 @@ from tokenlab.models.entry import Rewrite
 from tokenlab.models.passage import Passage
 from tokenlab.tensors import Evidence, Reduction, Step, VisualTokens
 
-PROJECTOR_INPUT, ALIGNED = ProjectorInput(), TokenEmbeddings("llm")
+PROJECTOR_INPUT, ALIGNED, JOINT = ProjectorInput(), TokenEmbeddings("llm"), TokenEmbeddings("clip")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def reduce_visual_tokens(
     if not (inside or methods or layers or cache):
         return Reduced()
     generator = partial(seeded_generator, seed, uid=sample.uid)
-    media = [_with_evidence(each.tokens, pipeline.needs(), questions) for each in encoded]
+    media = [_with_evidence(each, pipeline.needs(), questions) for each in encoded]
     cuts: list[tuple[TowerReduction | GridReduction, list[Reduction]]] = [
         (method, [each.cut.reduction for each in encoded if each.cut]) for method in inside
     ]
@@ -120,10 +120,14 @@ def num_merged(reduction: Reduction) -> int:
     return int((reduction.lengths > 0).sum())
 
 
-def _with_evidence(
-    tokens: VisualTokens, needs: frozenset[Evidence], questions: Mapping[Evidence, Tensor]
-) -> VisualTokens:
+def _with_evidence(encoded: Encoded, needs: frozenset[Evidence], questions: Mapping[Evidence, Tensor]) -> VisualTokens:
     """What this pipeline looks at: other arms' evidence would ride along at its expense."""
+    if JOINT in needs and encoded.processed.in_tiles:
+        raise SampleError(
+            f"CLIP reads an image as a whole, but this one lies on the token grid in {encoded.processed.passes} tiles: "
+            "its patches have no place there; choose space: llm"
+        )
+    tokens = encoded.tokens
     asked = {need: value for need, value in tokens.evidence.items() if need in needs}
     here = {need: value.to(tokens.values.device) for need, value in questions.items()}
     return replace(tokens, evidence={**asked, **here})
