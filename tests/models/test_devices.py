@@ -26,7 +26,7 @@ ASKED = {
 
 
 def loaded(folder: str) -> FrozenMLLM:
-    mllm = FrozenMLLM(MLLM(checkpoint=folder, max_new_tokens=3, batch_size=4))
+    mllm = FrozenMLLM(MLLM(checkpoint=folder, max_new_tokens=2, batch_size=4))
     mllm.load()
     return mllm
 
@@ -34,7 +34,7 @@ def loaded(folder: str) -> FrozenMLLM:
 def clips(mllm: FrozenMLLM) -> list[Clip]:
     """Images, and where the family reads them videos, one of a single frame; one question each."""
     asked = Sample("i#0", "i", "is it the same ?", content=(0, "like", 1, "is it the same ?"))
-    videos = [Clip(clip.cluster, clip.samples[:1], clip.media) for clip in make_clips()]
+    videos = [Clip(clip.cluster, clip.samples[:1], clip.media) for clip in make_clips()[:2]]
     return [*(videos if mllm.family.video else []), Clip("i", (asked,), (WIDE, SMALL))]
 
 
