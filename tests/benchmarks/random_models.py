@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -30,8 +30,18 @@ from tests.checkpoints.parts import template, words
 from tests.checkpoints.qwen import SPECIAL
 from tokenlab.errors import UserError
 
+Thing = TypeVar("Thing")
+
 NO_LIMIT = {"shortest_edge": 1, "longest_edge": 2**40}
 """Of pixels: Qwen's frames are read at the size that is asked for."""
+
+ANY_LENGTH = 2**31  # it is the bench that refuses prompts beyond the model's context
+
+
+def followed(things: Iterable[Thing], what: str, total: int | None = None) -> Iterable[Thing]:
+    """The things, behind a progress bar where somebody watches."""
+    console = Console(stderr=True)
+    return track(things, what, total, console=console, transient=True, disable=not console.is_terminal)
 
 
 def random_model(config: PretrainedConfig, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
@@ -40,8 +50,7 @@ def random_model(config: PretrainedConfig, device: torch.device, dtype: torch.dt
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
     model.eval().requires_grad_(False)
     generator = torch.Generator(device).manual_seed(0)
-    weights = list(model.named_parameters())
-    for name, weight in track(weights, "weights", console=Console(stderr=True), transient=True):
+    for name, weight in followed(list(model.named_parameters()), "weights"):
         if weight.ndim > 1:
             weight.normal_(0, weight[0].numel() ** -0.5, generator=generator)
         else:
@@ -54,13 +63,15 @@ def real_processor(config: PretrainedConfig) -> Any:
     """A processor of the model's class, at the size that its tower reads; the config learns the tests' words.
 
     Raises:
-        UserError: For a family that none is made for here.
+        UserError: For a family that none is made for here, or a vocabulary too small for the words.
     """
     if config.model_type not in PROCESSORS:
         known = ", ".join(PROCESSORS)
         raise UserError(f"--checkpoint: model type {config.model_type!r} is not measured here; measured are {known}")
-    tokens = words("<video>", *SPECIAL)
-    tokens.model_max_length = config.get_text_config().max_position_embeddings
+    tokens, room = words("<video>", *SPECIAL), config.get_text_config().vocab_size
+    if len(tokens) > room:
+        raise UserError(f"--checkpoint: a vocabulary of {room} has no room for the {len(tokens)} words of the prompt")
+    tokens.model_max_length = ANY_LENGTH
     placeholders = SPECIAL if config.model_type.startswith("qwen") else ("<image>", "<video>")
     for kind, word in zip(("image", "video", "vision_start", "vision_end"), placeholders, strict=False):
         if hasattr(config, f"{kind}_token_id"):

@@ -20,11 +20,11 @@ import torch
 import transformers
 from rich import box
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from rich.text import Text
+from transformers import PretrainedConfig
 
-from tests.benchmarks.random_models import random_model, real_processor, shorten
+from tests.benchmarks.random_models import followed, random_model, real_processor, shorten
 from tokenlab.cli.options import Parser, known_checkpoint, resolution, whole_number, writable
 from tokenlab.cli.signatures import check_names
 from tokenlab.compressors import REGISTRY, Pipeline
@@ -33,12 +33,13 @@ from tokenlab.errors import SampleError, UserError
 from tokenlab.evaluation import flops, token_counts
 from tokenlab.metrics.record import Flops, Milliseconds
 from tokenlab.models.costs import ModelCosts
-from tokenlab.models.families import Family
+from tokenlab.models.families import Family, family_of
 from tokenlab.models.frozen import Encodings, FrozenMLLM
 from tokenlab.models.geometry import Size, vision_side
 from tokenlab.models.profile import BASELINE, BYTES, read_config
 
 WIDTH = 100
+NAME_WIDTH = 12  # of an arm, that leaves room for two blanks between columns
 QUESTION = "what colour is the circle at the end ?"
 
 
@@ -167,7 +168,8 @@ def table(rows: Sequence[ArmTimes]) -> Table:
     """One row an arm; only the arms' names may wrap."""
     measured = all(row.peak_memory_bytes is not None for row in rows)
     columns = {**COLUMNS, **(MEMORY if measured else {})}
-    drawn = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    gap = 0 if max(len(row.arm) for row in rows) > NAME_WIDTH else 1
+    drawn = Table(box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0), pad_edge=False, show_edge=False)
     drawn.add_column("arm", overflow="fold")
     for heading in columns:
         drawn.add_column(Text(heading), justify="right", no_wrap=True)
@@ -178,7 +180,7 @@ def table(rows: Sequence[ArmTimes]) -> Table:
 
 def headline(run: Mapping[str, Any], tokens: Mapping[str, Any]) -> list[str]:
     """What was measured, on what."""
-    short = f", {run['layers']} layers" if run["layers"] else ""
+    short = f" cut to layers: {run['layers']}" if run["layers"] else ""
     text = tokens["prompt_tokens"] - tokens["visual_tokens_in"]
     return [
         f"{run['checkpoint']}{short}, random weights in {run['dtype']}, on {run['device']}",
@@ -192,7 +194,7 @@ def captions(rows: Sequence[ArmTimes]) -> list[str]:
     """How the numbers were made."""
     lines = [
         "s: medians of the rounds. x full, time: median of the ratios to full, each within one round.",
-        "query: decoded frames to answer. tower: with processor and projector; one run a round, charged to every arm.",
+        "query: decoded frames to answer. tower: with processor and projector; a round's arms share one run.",
     ]
     if any(row.retention == 1 and row.arm != BASELINE for row in rows):
         lines.append("An arm that keeps all is the untouched model again: how far it is from 1.000 is noise.")
@@ -204,35 +206,21 @@ def captions(rows: Sequence[ArmTimes]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures and prints; a user's mistake is one line on stderr."""
     try:
-        return run(_parser().parse_args(argv))
+        _run(_parser().parse_args(argv))
     except UserError as error:
         print(f"real_sizes: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    return 0
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """All that an invocation asks for."""
+def _run(arguments: argparse.Namespace) -> None:
     target, config = writable(arguments.json), read_config(known_checkpoint(arguments.checkpoint))
     if arguments.layers:
         shorten(config, arguments.layers)
-    processor, device = real_processor(config), arguments.device
+    processor, arms = real_processor(config), make_arms(arguments.method, arguments.retention, family_of(config))
     size = arguments.resolution or vision_side(config).layout(1).resolution
-    dtype = arguments.dtype or ("float32" if device.type == "cpu" else "bfloat16")
-    about = {
-        "checkpoint": arguments.checkpoint,
-        "layers": arguments.layers,
-        "dtype": dtype,
-        "device": _name(device),
-        "frames": arguments.frames,
-        "resolution": f"{size[1]}x{size[0]}",
-        "rounds": arguments.rounds,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    mllm = FrozenMLLM.around(random_model(config, device, getattr(torch, dtype)), processor)
-    mllm.settings = replace(mllm.settings, max_new_tokens=arguments.new_tokens)
-    arms = make_arms(arguments.method, arguments.retention, mllm.family)
-    queries = _measured(mllm, make_clip(arguments.frames, size), arms, arguments.rounds)
+    about = _about(arguments, size)
+    queries = _queries(config, processor, make_clip(arguments.frames, size), arms, arguments, about["dtype"])
     rows = summarise(queries)
     console = Console(highlight=False, width=WIDTH)
     for line in headline(about, queries[0].tokens):
@@ -243,18 +231,43 @@ def run(arguments: argparse.Namespace) -> int:
     if target is not None:
         written = {**about, "arms": [asdict(row) for row in rows], "queries": [asdict(query) for query in queries]}
         target.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-    return 0
 
 
-def _measured(mllm: FrozenMLLM, clip: Clip, arms: Mapping[str, Pipeline], rounds: int) -> list[Query]:
-    """All queries behind a progress bar; what the model cannot read is the user's mistake here."""
-    asked, total = measure(mllm, clip, arms, rounds), len(arms) * (rounds + 1)
+def _queries(
+    config: PretrainedConfig,
+    processor: Any,
+    clip: Clip,
+    arms: Mapping[str, Pipeline],
+    arguments: argparse.Namespace,
+    dtype: str,
+) -> list[Query]:
+    """Everything measured; what the model cannot read, or the device not hold, is the user's mistake here."""
     try:
-        return list(track(asked, "queries", total, console=Console(stderr=True), transient=True))
+        model = random_model(config, arguments.device, getattr(torch, dtype))
+        mllm = FrozenMLLM.around(model, processor)
+        mllm.settings = replace(mllm.settings, max_new_tokens=arguments.new_tokens)
+        asked, total = measure(mllm, clip, arms, arguments.rounds), len(arms) * (arguments.rounds + 1)
+        return list(followed(asked, "queries", total))
     except SampleError as error:
         raise UserError(f"--frames, --resolution: {error}") from error
     except torch.OutOfMemoryError as error:
-        raise UserError("--frames: so many do not fit into the device's memory") from error
+        raise UserError("--checkpoint, --frames: model and video do not fit into the device's memory") from error
+
+
+def _about(arguments: argparse.Namespace, size: Size) -> dict[str, Any]:
+    """The invocation, with its defaults filled in, and the machine."""
+    device = arguments.device
+    return {
+        "checkpoint": arguments.checkpoint,
+        "layers": arguments.layers,
+        "dtype": arguments.dtype or ("float32" if device.type == "cpu" else "bfloat16"),
+        "device": _name(device),
+        "frames": arguments.frames,
+        "resolution": f"{size[1]}x{size[0]}",
+        "rounds": arguments.rounds,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
 
 
 def _name(device: torch.device) -> str:
@@ -278,7 +291,7 @@ def _parser() -> Parser:
     add("--frames", type=whole_number(1), default=32, metavar="N", help="frames of the video (default: 32)")
     add("--resolution", type=resolution, metavar="WxH", help="of a frame (default: the tower's own, or 448x448)")
     add("--method", default="random", metavar="NAME", help="a compressor (default: random)")
-    add("--retention", type=float, nargs="+", default=[1, 0.5, 0.25, 0.1], metavar="RATIO", help="its budgets")
+    add("--retention", type=float, nargs="+", default=[1.0, 0.5, 0.25, 0.1], metavar="RATIO", help="its budgets")
     add("--new-tokens", type=whole_number(1), default=16, metavar="N", help="tokens of an answer (default: 16)")
     add("--rounds", type=whole_number(1), default=5, metavar="N", help="behind one that warms up (default: 5)")
     add("--device", type=_device, default=fastest, metavar="NAME", help=f"(default here: {fastest})")

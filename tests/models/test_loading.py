@@ -69,7 +69,7 @@ def test_a_device_map_leaves_the_model_where_it_is(checkpoints):
 def test_quantised_weights(quantization):
     """The embedded model through bitsandbytes' CPU kernels: plain `generate`, keep-all, and something that goes."""
     pytest.importorskip("bitsandbytes", reason="needs the extra `large`")
-    mllm = FrozenMLLM(MLLM(max_new_tokens=4, quantization=quantization))
+    mllm = FrozenMLLM(MLLM(max_new_tokens=4, quantization=quantization, batch_size=1))
     mllm.load()
     assert not list(mllm.parameters())  # a Trainer has nothing to move
     kinds = {type(module).__name__ for module in mllm.model.modules()}
@@ -86,6 +86,14 @@ def test_quantised_weights(quantization):
         assert tuple(plain[0, inputs["input_ids"].shape[1] :].tolist()) == ids
     assert all(asked(pipeline) == full for pipeline in KEEPING.values())
     assert asked(build(PIPELINES["tower, grid, layers"])) != full
+
+
+def test_8_bit_weights_take_one_prompt_at_a_time(monkeypatch):
+    monkeypatch.setattr("tokenlab.models.loading.find_spec", lambda _: "installed")
+    with pytest.raises(UserError, match=r"model\.mllm\.batch_size is 8, but 8-bit .* give 1"):
+        FrozenMLLM(MLLM(quantization="8bit"))
+    FrozenMLLM(MLLM(quantization="8bit", batch_size=1))
+    FrozenMLLM(MLLM(quantization="4bit"))
 
 
 def by_hand(mllm: FrozenMLLM, parts: list) -> dict:

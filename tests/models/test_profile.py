@@ -18,7 +18,13 @@ from tokenlab.models.rehearsal import MEDIA, Prompt, rehearse
 from tokenlab.tensors import Reduction
 
 NAME = "llava-1.5-7b"
-PARAMETERS = {"llava-1.5-7b": 7.06e9, "llava-onevision-7b": 8.03e9, "qwen2.5-vl-7b": 8.29e9, "qwen3-vl-8b": 8.77e9}
+PARAMETERS = {
+    "llava-1.5-7b": 7.06e9,
+    "llava-onevision-0.5b": 0.894e9,
+    "llava-onevision-7b": 8.03e9,
+    "qwen2.5-vl-7b": 8.29e9,
+    "qwen3-vl-8b": 8.77e9,
+}
 
 
 @cache

@@ -64,6 +64,11 @@ def check_settings(settings: MLLM) -> None:
         given = getattr(settings, key)
         if given is not None and value in (None, given) and find_spec(module) is None:
             raise UserError(f"model.mllm.{key} is {given!r}, which needs {package}: pip install {package}")
+    if settings.quantization == "8bit" and settings.batch_size > 1:
+        raise UserError(
+            f"model.mllm.batch_size is {settings.batch_size}, but 8-bit products set the outliers of a whole batch "
+            "apart, so that an answer would depend on what else is in its batch; give 1"
+        )
     if settings.attn_implementation == "flash_attention_2" and settings.dtype == "float32":
         raise UserError("model.mllm.dtype is 'float32', but flash_attention_2 needs bfloat16 or float16")
 

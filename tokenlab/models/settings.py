@@ -17,7 +17,7 @@ class MLLM:
         attn_implementation: Attention kernel of transformers.
         quantization: Loads 8- or 4-bit weights, through bitsandbytes.
         device_map: Spreads a model over several devices, through accelerate: `auto`, or another of its names.
-        batch_size: Prompts that go through the LLM together; never changes an answer.
+        batch_size: Prompts that go through the LLM together; never changes an answer. 8-bit weights take one.
         max_new_tokens: Longest answer.
         trust_remote_code: Runs code that the checkpoint brings along.
         auxiliary: Further encoders that offer evidence the checkpoint lacks, as `{KIND: FOLDER_OR_ID}`: `clip`, whose
