@@ -96,7 +96,9 @@ def load_model(settings: MLLM, auxiliary: str | None = None) -> PreTrainedModel:
     if auxiliary is None and settings.quantization is not None:
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at every product what it casts
         weights["quantization_config"] = BitsAndBytesConfig(
-            load_in_8bit=settings.quantization == "8bit", load_in_4bit=settings.quantization == "4bit"
+            load_in_8bit=settings.quantization == "8bit",
+            load_in_4bit=settings.quantization == "4bit",
+            bnb_4bit_compute_dtype=None if settings.dtype == "auto" else settings.dtype,
         )
     return _load(kind.from_pretrained, settings, auxiliary, **weights).eval().requires_grad_(False)
 
