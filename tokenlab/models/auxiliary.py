@@ -14,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from tokenlab.data.samples import Frames
 from tokenlab.errors import UserError
 from tokenlab.models.families import Family
+from tokenlab.models.listening import synchronise
 from tokenlab.models.loading import load_config, load_model, load_processor
 from tokenlab.models.settings import MLLM
 
@@ -81,8 +82,7 @@ class AuxiliaryClip(nn.Module):
         embedded = embed_patches(self.model, pixels.to(self.model.device, self.model.dtype)).float()
         rows = round(embedded.shape[1] ** 0.5)
         tokens = onto_grid(embedded.unflatten(1, (rows, rows)).movedim(-1, 1), places.to(embedded.device), frames.still)
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
+        synchronise(self.model.device)
         return tokens, 1000 * (time.perf_counter() - started)
 
     @torch.inference_mode()
@@ -122,7 +122,7 @@ class PoolingHead(nn.Module):
         It stands in for [CLS] (FastVID, 2503.11187). `hidden` is what the tower's last block gives back.
         """
         probe: Tensor = self.head.probe
-        patches = self.norm(hidden.to(probe.dtype))
+        patches = self.norm(hidden.to(probe))
         return self.head.attention(probe.expand(len(patches), -1, -1), patches, patches)[1][:, 0]
 
 

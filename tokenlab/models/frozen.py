@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tokenlab.compressors.base import FrameSelection, FrameView, TowerReduction, seeded_generator
-from tokenlab.compressors.evidence import FrameScores, QuestionEmbeddings, TokenEmbeddings
+from tokenlab.compressors.evidence import FrameScores, QuestionEmbeddings
 from tokenlab.compressors.pipeline import Pipeline, fingerprint
 from tokenlab.data.samples import Clip, Frames, Sample
 from tokenlab.errors import SampleError
@@ -33,10 +33,10 @@ from tokenlab.models.passage import Passage
 from tokenlab.models.prompts import PromptWriter, Shown
 from tokenlab.models.requests import Answer, Request, Selection, finished, in_order, untouched_medium
 from tokenlab.models.settings import MLLM
-from tokenlab.models.visual_tokens import Reduced, reduce_visual_tokens
+from tokenlab.models.visual_tokens import JOINT, Reduced, reduce_visual_tokens
 from tokenlab.tensors import Evidence, Step, Trace
 
-CLIP_TOKENS, FRAME_SCORES = TokenEmbeddings("clip"), FrameScores("clip")
+FRAME_SCORES = FrameScores("clip")
 
 
 class FrozenMLLM(nn.Module):
@@ -98,14 +98,14 @@ class FrozenMLLM(nn.Module):
         processing = 1000 * (time.perf_counter() - started)
         encoded = encode(self.model, self.family, processed, needs, tower, self.head)
         encoded = replace(encoded, milliseconds=encoded.milliseconds + processing)
-        if self.clip is None or CLIP_TOKENS not in needs or processed.in_tiles:
+        if self.clip is None or JOINT not in needs or processed.in_tiles:
             return encoded
         on_grid = torch.from_numpy(processed.places[processed.places[:, 0] >= 0])
         evidence, spent = self.clip.read(frames, on_grid, self.writer.is_cropped(processed))
         evidence = evidence.to(encoded.tokens.values.device)
-        evidence = evidence if encoded.cut is None else encoded.cut.reduction.apply(evidence, CLIP_TOKENS.combine)
-        tokens = replace(encoded.tokens, evidence={**encoded.tokens.evidence, CLIP_TOKENS: evidence})
-        times = {**encoded.evidence_milliseconds, CLIP_TOKENS: spent}
+        evidence = evidence if encoded.cut is None else encoded.cut.reduction.apply(evidence, JOINT.combine)
+        tokens = replace(encoded.tokens, evidence={**encoded.tokens.evidence, JOINT: evidence})
+        times = {**encoded.evidence_milliseconds, JOINT: spent}
         return replace(encoded, tokens=tokens, evidence_milliseconds=times)
 
     def answer(self, clips: Sequence[Clip], pipeline: Pipeline, encodings: Encodings) -> Iterator[Answer]:
@@ -154,7 +154,7 @@ class FrozenMLLM(nn.Module):
             passes=tuple(each.processed.passes for each in encoded),
             tower_tokens=tuple(each.cut.tokens if each.cut else () for each in encoded),
             projected_tokens=visual.projected,
-            auxiliary_frames=shown if CLIP_TOKENS in pipeline.needs() else 0,
+            auxiliary_frames=shown if JOINT in pipeline.needs() else 0,
             auxiliary_scored=selection.scored,
             auxiliary_text=(*selection.texts, *read),
             auxiliary_pooled=sum(each.processed.passes for each in encoded) if POOLING in pipeline.needs() else 0,

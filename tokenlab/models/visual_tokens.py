@@ -17,17 +17,18 @@ from tokenlab.compressors.base import (
     TowerReduction,
     seeded_generator,
 )
-from tokenlab.compressors.evidence import ProjectorInput, TokenEmbeddings
+from tokenlab.compressors.evidence import TokenEmbeddings
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.data.samples import Sample
 from tokenlab.errors import SampleError
 from tokenlab.models.arrangement import Move, Prompt, arrange
 from tokenlab.models.encoding import Encoded
 from tokenlab.models.entry import Rewrite
+from tokenlab.models.listening import PROJECTOR_INPUT
 from tokenlab.models.passage import Passage
 from tokenlab.tensors import Evidence, Reduction, Step, VisualTokens
 
-PROJECTOR_INPUT, ALIGNED, JOINT = ProjectorInput(), TokenEmbeddings("llm"), TokenEmbeddings("clip")
+ALIGNED, JOINT = TokenEmbeddings("llm"), TokenEmbeddings("clip")
 
 
 @dataclass(frozen=True)
