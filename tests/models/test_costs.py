@@ -21,6 +21,7 @@ from tokenlab.compressors.base import LayerReduction, TowerReduction
 from tokenlab.evaluation import flops
 from tokenlab.models.costs import ModelCosts, counter
 from tokenlab.models.frozen import Encodings
+from tokenlab.models.hf import CACHE
 from tokenlab.tensors import Reduction
 
 
@@ -132,7 +133,7 @@ def test_one_length_everywhere_is_the_whole_decoder(bench: Bench):  # noqa: F811
         for new in (tokens, 1):
             embeddings = torch.zeros(1, new, model.config.get_text_config().hidden_size)
             with counter() as count, torch.inference_mode():
-                hidden = model.model.get_decoder()(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)[0]
+                hidden = model.model.get_decoder()(inputs_embeds=embeddings, use_cache=True, **{CACHE: cache})[0]
                 model.get_output_embeddings()(hidden[:, -1:])
             spent.append(count.get_total_flops())
         assert spent == [costs.prefill(tokens), costs.decode(tokens, 1)]

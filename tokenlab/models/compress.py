@@ -27,6 +27,7 @@ from tokenlab.models.decoding import check_call
 from tokenlab.models.encoding import Encoded, encode, encoder_outputs
 from tokenlab.models.families import Family, Kind, Reading
 from tokenlab.models.frozen import FrozenMLLM
+from tokenlab.models.hf import CACHE_NAMES
 from tokenlab.models.layers import reduced
 from tokenlab.models.prompts import Processed
 from tokenlab.models.requests import finished
@@ -121,7 +122,7 @@ def _check_pictures(family: Family, pictures: str | None) -> None:
 
 def _check_call(model: PreTrainedModel, kwargs: Mapping[str, Any]) -> None:
     """Raises UserError for decoding that the hooks cannot follow, however it is asked for."""
-    for name in ("assistant_model", "custom_generate", "inputs_embeds", "past_key_values"):
+    for name in ("assistant_model", "custom_generate", "inputs_embeds", *CACHE_NAMES):
         if kwargs.get(name) is not None:
             raise UserError(f"generate asks for {name}, which reduced prompts cannot have; take it out")
     given = kwargs.get("generation_config") or model.generation_config

@@ -26,6 +26,7 @@ from tokenlab.models.auxiliary import PoolingHead, embed_frames, embed_patches, 
 from tokenlab.models.families import Family
 from tokenlab.models.geometry import Size, vision_side
 from tokenlab.models.grids import patch_rows
+from tokenlab.models.hf import CACHE
 from tokenlab.tensors import BlockTokens
 
 
@@ -286,7 +287,7 @@ class ModelCosts:
     @torch.no_grad()
     def _read(self, tokens: int, cache: DynamicCache) -> None:
         embeddings = torch.empty((1, tokens, self.text.hidden_size), device="meta", dtype=self.model.dtype)
-        hidden = self.model.model.get_decoder()(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)[0]
+        hidden = self.model.model.get_decoder()(inputs_embeds=embeddings, use_cache=True, **{CACHE: cache})[0]
         self.model.get_output_embeddings()(hidden[:, -1:])
 
     def cache_elements(self, lengths: Sequence[int]) -> int:

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tokenlab.models.arrangement import Arrangement, Prompt, left_padded
+from tokenlab.models.hf import CACHE
 from tokenlab.tensors import Reduction
 
 
@@ -72,7 +73,7 @@ class Entry:
 
     def __call__(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """What the decoder reads instead of what it was given."""
-        embeddings, self.cache = kwargs["inputs_embeds"], kwargs["past_key_values"]
+        embeddings, self.cache = kwargs["inputs_embeds"], kwargs[CACHE]
         kwargs = dict(kwargs)
         if self.mask is None:
             padded = embeddings.shape[1]

@@ -21,6 +21,7 @@ from transformers.masking_utils import create_causal_mask
 from tokenlab.compressors.base import CacheReduction, CacheView, Moment
 from tokenlab.models.arrangement import left_padded
 from tokenlab.models.entry import Entry, Rewrite, reduced_prompts
+from tokenlab.models.hf import CACHE
 from tokenlab.models.passage import LAST_ATTENTION, Passage, Riders
 from tokenlab.models.probes import Kernel, last_attention, probed
 from tokenlab.tensors import Evidence
@@ -191,8 +192,8 @@ class _Walk:
                 config=config,
                 inputs_embeds=hidden,
                 attention_mask=self.mask(index).to(hidden.device),
-                past_key_values=kwargs["past_key_values"],
                 layer_idx=index,
+                **{CACHE: kwargs[CACHE]},
             )
             self.prepared[key] = {"attention_mask": mask, "position_embeddings": rotary}
         return self.prepared[key]
