@@ -8,8 +8,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
-from tests.checkpoints import SAVERS
+from tokenlab.testing import SAVERS
+
+settings.register_profile("everyday", max_examples=25, deadline=None)
+settings.register_profile("matrix", max_examples=200, deadline=None)  # pytest --hypothesis-profile=matrix
+settings.load_profile("everyday")
 
 
 @pytest.fixture(scope="session")

@@ -4,14 +4,15 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from tests.models.reference import Reference
+from tests.reference.prompts import Reference
 from tokenlab.compressors import REGISTRY, Pipeline
 from tokenlab.data import DATASETS
+from tokenlab.data.media.video import decode
 from tokenlab.data.samples import Clip
-from tokenlab.data.video import decode
-from tokenlab.metrics.accuracy import exact_match
-from tokenlab.models.frozen import Encodings, FrozenMLLM
-from tokenlab.models.loading import EMBEDDED
+from tokenlab.metrics.answers import exact_match
+from tokenlab.models.checkpoint import EMBEDDED
+from tokenlab.models.encode_cache import EncodeCache
+from tokenlab.models.mllm import LoadedModel
 from tokenlab.models.settings import MLLM
 from tokenlab.shapes.network import untrained
 
@@ -33,9 +34,8 @@ def ask(checkpoint: str, clips: list[Clip], pipeline: Pipeline, batch_size: int 
 
 
 def answers(checkpoint: str, clips: list[Clip], pipeline: Pipeline, batch_size: int = 4) -> list:
-    mllm = FrozenMLLM(MLLM(checkpoint=checkpoint, max_new_tokens=NEW_TOKENS, batch_size=batch_size))
-    mllm.load()
-    return [a for clip in clips for a in mllm.answer([clip], pipeline, Encodings(mllm, pipeline.needs()))]
+    mllm = LoadedModel.load(MLLM(checkpoint=checkpoint, max_new_tokens=NEW_TOKENS, batch_size=batch_size))
+    return [a for clip in clips for a in mllm.answer([clip], pipeline, EncodeCache(pipeline.needs()))]
 
 
 def accuracy(given: list) -> float:

@@ -14,13 +14,13 @@ from lightning import Trainer
 
 from tokenlab.cli import main
 from tokenlab.compressors import REGISTRY
-from tokenlab.data.jsonl import Jsonl
+from tokenlab.data.benchmarks.jsonl import Jsonl
 from tokenlab.errors import UserError
 from tokenlab.evaluation import Evaluation
 from tokenlab.metrics.record import Record
 from tokenlab.metrics.summary import read_records
 from tokenlab.models.settings import MLLM
-from tokenlab.report.run import RunFolder
+from tokenlab.report.run_folder import RunFolder
 
 ARMS = {
     "full": [],
@@ -167,7 +167,7 @@ def test_the_tower_runs_once_a_video(checkpoints, videos, tmp_path, monkeypatch)
 
     def counted(self, stage):
         load(self, stage)
-        tower = self.mllm.model.model.vision_tower
+        tower = self.loaded.model.model.vision_tower
         tower.register_forward_hook(lambda _, args, kwargs, __: frames_seen.append(len(args[0])), with_kwargs=True)
 
     monkeypatch.setattr(Evaluation, "setup", counted)
@@ -199,23 +199,23 @@ def test_bad_samples_are_recorded_and_the_rest_goes_on(checkpoints, videos, tmp_
 
 
 def test_pixels_that_are_not_finite_are_recorded(checkpoints, videos, tmp_path, monkeypatch):
-    from tokenlab.models.prompts import PromptWriter
+    from tokenlab.models.vision.processing import MediaProcessor
 
-    plain = PromptWriter.process
+    plain = MediaProcessor.process
 
     def poisoned(self, frames):
         processed = plain(self, frames)
         factor = float("nan") if len(frames.numbers) == 5 else 1.0
         return replace(processed, inputs={k: v * factor for k, v in processed.inputs.items()})
 
-    monkeypatch.setattr(PromptWriter, "process", poisoned)
+    monkeypatch.setattr(MediaProcessor, "process", poisoned)
     found = evaluate(checkpoints["llava"], videos, tmp_path / "run")
     assert Counter(record.status for record in found) == {"ok": 4 * len(ARMS), "failed": 2 * len(ARMS)}
     assert all("not finite" in record.error for record in found if record.status == "failed")
 
 
 def test_impossible_arms_stop_before_weights_load(checkpoints, monkeypatch):
-    monkeypatch.setattr("tokenlab.models.frozen.load_model", lambda _: pytest.fail("weights were loaded"))
+    monkeypatch.setattr("tokenlab.models.checkpoint.load_model", lambda _: pytest.fail("weights were loaded"))
     text = REGISTRY["text"](retention_ratio=0.5, space="clip")
     with pytest.raises(UserError, match=r"model\.pipelines\.mine: text cannot run on LLaVA-1\.5.*auxiliary"):
         Evaluation(MLLM(checkpoint=str(checkpoints["llava"])), {"mine": [text]})
@@ -260,7 +260,7 @@ def test_failures_show_in_the_exit_code(checkpoints, videos, tmp_path, capsys):
 
 def test_chance_without_training(checkpoints):
     """The fingerprint tells weights apart, so that a swapped checkpoint is never taken for the old one."""
-    from tokenlab.models.loading import load_model, weights_fingerprint
+    from tokenlab.models.checkpoint import load_model, weights_fingerprint
 
     model = load_model(MLLM(checkpoint=str(checkpoints["llava"])))
     before = weights_fingerprint(model)

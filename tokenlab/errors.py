@@ -1,5 +1,10 @@
 """Errors a user can mend: shown as one line, without a traceback."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """What was asked for cannot be done; the message names the key, the value and the way out."""
@@ -7,3 +12,12 @@ class UserError(Exception):
 
 class SampleError(Exception):
     """One sample cannot be answered; it is recorded as failed and the run goes on."""
+
+
+@contextmanager
+def failing_sample(method: str) -> Iterator[None]:
+    """Raises SampleError where a method raises ValueError: it cannot act on this medium, and says why."""
+    try:
+        yield
+    except ValueError as error:
+        raise SampleError(f"{method} cannot act on this medium: {error}") from error

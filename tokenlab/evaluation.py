@@ -13,15 +13,20 @@ from tokenlab.compressors.pipeline import fingerprint
 from tokenlab.data.module import SPLITS
 from tokenlab.data.samples import Clip
 from tokenlab.errors import UserError
-from tokenlab.metrics.accuracy import exact_match
-from tokenlab.metrics.record import Flops, Milliseconds, Record
-from tokenlab.models.costs import ModelCosts
-from tokenlab.models.frozen import Encodings, FrozenMLLM
-from tokenlab.models.loading import load_config, weights_fingerprint
-from tokenlab.models.requests import Answer
+from tokenlab.metrics.answers import exact_match
+from tokenlab.metrics.record import Milliseconds, Record
+from tokenlab.models.checkpoint import check_settings, load_config, weights_fingerprint
+from tokenlab.models.costs.flops import ModelCosts
+from tokenlab.models.costs.price import price
+from tokenlab.models.encode_cache import EncodeCache
+from tokenlab.models.families import family_of
+from tokenlab.models.families.support import check_pipelines
+from tokenlab.models.mllm import LoadedModel
+from tokenlab.models.request import Answer
 from tokenlab.models.settings import MLLM
-from tokenlab.report.run import RunFolder
-from tokenlab.tensors import Trace
+from tokenlab.models.vision.auxiliary import check_auxiliary
+from tokenlab.report.run_folder import RunFolder
+from tokenlab.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -47,30 +52,35 @@ class Evaluation(LightningModule):
 
     def __init__(self, mllm: MLLM, pipelines: dict[str, list[TokenCompressor]], seed: int = 0) -> None:
         super().__init__()
-        self.seed = seed
+        self.settings, self.seed = mllm, seed
         self.pipelines = {arm: Pipeline(tuple(compressors)) for arm, compressors in pipelines.items()}
         self.needs = frozenset().union(*(pipeline.needs() for pipeline in self.pipelines.values()))
-        self.mllm = FrozenMLLM(mllm, seed)
-        self.mllm.family.check(self.pipelines, mllm.auxiliary, mllm.attn_implementation)
-        self.num_failed = 0
+        check_settings(mllm)
+        config = load_config(mllm)
+        family = family_of(config)
+        check_auxiliary(mllm, config, family)
+        check_pipelines(family, self.pipelines, mllm.auxiliary, mllm.attn_implementation)
+        self.num_failed = self.tokens_read = self.tokens_padded = 0
 
     def setup(self, stage: str) -> None:
-        """Loads the model and prices it."""
-        self.mllm.load()
-        auxiliary = {kind: load_config(self.mllm.settings, kind) for kind in self.mllm.settings.auxiliary}
-        self.costs = ModelCosts(self.mllm.config, self.mllm.family, auxiliary)
+        """Loads the model, places it on the trainer's device, and prices it."""
+        self.loaded = LoadedModel.load(self.settings, self.seed).to(self.trainer.strategy.root_device)
+        auxiliary = {kind: load_config(self.settings, kind) for kind in self.settings.auxiliary}
+        self.costs = ModelCosts(self.loaded.config, self.loaded.family, auxiliary)
         self.arms = self._name_arms()
         self.run_folder.questions_planned = self._count_questions(stage)
 
     def validation_step(self, batch: Sequence[Clip], _: int) -> None:
         """Every arm answers every question about the batch's clips; each answer is recorded at once."""
-        encodings = Encodings(self.mllm, self.needs)
+        cache = EncodeCache(self.needs)
         for arm in self.arms:
-            for answer in self.mllm.answer(batch, arm.pipeline, encodings):
+            for answer in self.loaded.answer(batch, arm.pipeline, cache):
                 record = self.record(arm, answer)
                 self.num_failed += record.status == "failed"
                 self.run_folder.write(record)
-        self.run_folder.padding_waste = self.mllm.padding_waste
+                self.tokens_read += record.prefill_tokens + answer.padding
+                self.tokens_padded += answer.padding
+        self.run_folder.padding_waste = self.tokens_padded / max(1, self.tokens_read)
 
     test_step = validation_step
     predict_step = validation_step
@@ -96,7 +106,7 @@ class Evaluation(LightningModule):
             answer=answer.text,
             correct=None if sample.answer is None else exact_match(answer.text, sample.answer),
             **token_counts(answer.trace),
-            flops=flops(answer.trace, self.costs),
+            flops=price(answer.trace, self.costs),
             milliseconds=Milliseconds(
                 encode=answer.encode_milliseconds,
                 compress=answer.compress_milliseconds,
@@ -109,19 +119,24 @@ class Evaluation(LightningModule):
     @property
     def run_folder(self) -> RunFolder:
         """Where records go."""
-        for callback in self.trainer.callbacks:
+        for callback in self._lightning.callbacks:
             if isinstance(callback, RunFolder):
                 return callback
         raise UserError("trainer.callbacks holds no RunFolder: records would have nowhere to go")
 
+    @property
+    def _lightning(self) -> Any:
+        """Lightning's Trainer with the attributes that it sets on itself outside its class's sight."""
+        return self.trainer
+
     def _name_arms(self) -> list[Arm]:
         """Arms with their hashes: pipeline, weights, precision, seed, answer length and frames decide an answer."""
-        settings = {key: value for key, value in asdict(self.mllm.settings).items() if key != "batch_size"}
+        settings = {key: value for key, value in asdict(self.settings).items() if key != "batch_size"}
         common = {
             "mllm": settings,
-            "weights": weights_fingerprint(self.mllm.model),
+            "weights": weights_fingerprint(self.loaded.model),
             "seed": self.seed,
-            "num_frames": self.trainer.datamodule.num_frames,
+            "num_frames": self._lightning.datamodule.num_frames,
         }
         return [
             Arm(name, pipeline, fingerprint({**common, "pipeline": pipeline.describe()}))
@@ -129,7 +144,7 @@ class Evaluation(LightningModule):
         ]
 
     def _count_questions(self, stage: str) -> int:
-        return sum(len(entry.samples) for entry in self.trainer.datamodule.entries(SPLITS[stage]))
+        return sum(len(entry.samples) for entry in self._lightning.datamodule.entries(SPLITS[stage]))
 
 
 def token_counts(trace: Trace) -> dict[str, Any]:
@@ -138,7 +153,7 @@ def token_counts(trace: Trace) -> dict[str, Any]:
         "visual_tokens_in": trace.visual_tokens_in,
         "visual_tokens_out": trace.visual_tokens_out,
         "tokens_after": _tokens_after(trace),
-        "frames_encoded": sum(steps for steps, _, _ in trace.grids),
+        "frames_encoded": sum(time_steps for time_steps, _, _ in trace.grids),
         "prompt_tokens": trace.prompt_tokens,
         "prefill_tokens": trace.prefill_tokens,
         "generated_tokens": trace.generated_tokens,
@@ -147,33 +162,5 @@ def token_counts(trace: Trace) -> dict[str, Any]:
 
 def _tokens_after(trace: Trace) -> list[tuple[str, int]]:
     """Visual tokens left after each method; one that acts at many points counts once, when it is done."""
-    counts = {step.compressor: trace.visual_tokens_after(k) for k, step in enumerate(trace.steps, 1)}
+    counts = {applied.compressor: trace.visual_tokens_after(k) for k, applied in enumerate(trace.reductions, 1)}
     return list(counts.items())
-
-
-def flops(trace: Trace, costs: ModelCosts) -> Flops:
-    """What one sample costs by its own lengths and steps; the first token comes out of the prefill."""
-    stills = (medium.still for medium in trace.media)
-    grids = (grid[1:] for grid in trace.grids)
-    media = list(zip(trace.passes, grids, trace.tower_tokens, stills, strict=True))
-    everywhere = (trace.prefill_tokens,) * costs.num_layers
-    read = trace.attention_tokens or everywhere
-    return Flops(
-        tower=sum(costs.tower(*medium) for medium in media),
-        projector=sum(costs.projector(*medium) for medium in media) + costs.project(trace.projected_tokens),
-        auxiliary=costs.auxiliary(
-            trace.auxiliary_frames, trace.auxiliary_scored, trace.auxiliary_text, trace.auxiliary_pooled
-        ),
-        prefill=costs.prefill_layers(
-            read, trace.mlp_tokens or everywhere, rotated=trace.prefill_tokens + trace.rotated_tokens[0]
-        ),
-        decode=_decode_flops(trace, costs, read),
-    )
-
-
-def _decode_flops(trace: Trace, costs: ModelCosts, cached: Sequence[int]) -> int:
-    steps = trace.generated_tokens - 1
-    turned = costs.rotary(trace.rotated_tokens[1] * steps)
-    if not trace.decode_sight:
-        return turned + costs.decode_layers(cached, steps)
-    return turned + sum(costs.decode_step(sight) for sight in trace.decode_sight[:steps])

@@ -59,7 +59,7 @@ def test_mistakes_are_one_line(capsys, argv, line):
 
 
 def test_real_bugs_keep_their_traceback(monkeypatch):
-    monkeypatch.setattr("tokenlab.cli.compressors.show", lambda argv: 1 / 0)
+    monkeypatch.setattr("tokenlab.cli.commands.compressors.show", lambda argv: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["compressors"])
 

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tokenlab.cli import files
-from tokenlab.cli.expand import expand, read
+from tokenlab.cli.config import files
+from tokenlab.cli.config.expand import expand, read
 from tokenlab.compressors import REGISTRY
 from tokenlab.models.families import FAMILIES
+from tokenlab.models.families.support import why_unsupported
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ALL = sorted(CONFIGS.rglob("*.yaml"))
@@ -47,6 +48,8 @@ def test_every_compressor_that_can_run_has_an_arm():
         step["class_path"] for path in WHOLE for arm in expanded(path)["model"]["pipelines"].values() for step in arm
     ]
     own = [method for method in REGISTRY.values() if method.__module__.startswith("tokenlab.")]
-    runs = [method for method in own if FAMILIES["llava"].refusal(method(retention_ratio=0.5), ["clip"]) is None]
+    runs = [
+        method for method in own if why_unsupported(FAMILIES["llava"], method(retention_ratio=0.5), ["clip"]) is None
+    ]
     assert runs
     assert {f"{method.__module__}.{method.__name__}" for method in runs} <= set(steps)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.golden import Case, cases
 from tokenlab.compressors import REGISTRY
-from tokenlab.compressors.base import FrameView
 from tokenlab.compressors.evidence import FrameScores
+from tokenlab.compressors.stages import FrameView
 
 
 def selected(method, scores: torch.Tensor) -> list[int]:

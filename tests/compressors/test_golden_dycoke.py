@@ -7,9 +7,9 @@ import torch
 
 from tests.golden import Case, cases
 from tokenlab.compressors import REGISTRY
-from tokenlab.compressors.base import CacheView, GridView
 from tokenlab.compressors.evidence import LastAttention
-from tokenlab.tensors import VisualTokens
+from tokenlab.compressors.stages import CacheView, GridView
+from tokenlab.tokens import VisualTokens
 
 
 @pytest.mark.parametrize("case", cases("dycoke_ttm"))

@@ -5,8 +5,8 @@ import torch
 
 from tests.golden import Case, cases
 from tokenlab.compressors import REGISTRY
-from tokenlab.compressors.base import LayerView
 from tokenlab.compressors.evidence import LastAttention
+from tokenlab.compressors.stages import LayerView
 
 
 @pytest.mark.parametrize("case", cases("fastv"))

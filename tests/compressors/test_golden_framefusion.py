@@ -5,8 +5,8 @@ import torch
 
 from tests.golden import Case, assert_features, cases
 from tokenlab.compressors import REGISTRY
-from tokenlab.compressors.base import LayerView
 from tokenlab.compressors.evidence import LastAttention
+from tokenlab.compressors.stages import LayerView
 
 FLAGS = {"merge": [0, 0], "prune": [1, 0], "done": [1, 1]}  # the authors' finish_merging, finish_pruning
 

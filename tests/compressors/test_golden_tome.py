@@ -7,7 +7,7 @@ import torch
 
 from tests.golden import Case, assert_features, cases, folders
 from tokenlab.compressors import REGISTRY
-from tokenlab.compressors.base import BlockView
+from tokenlab.compressors.stages import BlockView
 
 SCHEDULES = [row for path in folders("tome_schedule") for row in json.loads((path / "case.json").read_text())]
 

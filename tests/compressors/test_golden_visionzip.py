@@ -7,7 +7,7 @@ from torch.nn.functional import cosine_similarity
 from tests.compressors.test_contract import make_view
 from tests.golden import Case, assert_features, cases
 from tokenlab.compressors import REGISTRY
-from tokenlab.compressors.visionzip import zip_frames
+from tokenlab.compressors.methods.visionzip import zip_frames
 
 
 @pytest.mark.parametrize("case", cases("visionzip"))

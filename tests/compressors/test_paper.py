@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.compressors.test_contract import make_view
@@ -40,7 +40,6 @@ def dissimilarities(frames: np.ndarray) -> list[float]:
 
 @pytest.mark.parametrize(("name", "score"), [("differential", differences), ("similarity", dissimilarities)])
 @given(ratio=st.floats(0.05, 0.95), frames=st.integers(1, 9), seed=st.integers(0, 1000))
-@settings(max_examples=40)
 def test_temporal_merging(name, score, ratio, frames, seed):
     method = REGISTRY[name](retention_ratio=ratio)
     view = make_view(method, grid=(frames, 2, 3), seed=seed)
@@ -61,7 +60,6 @@ def top_of_each_frame(scores: np.ndarray, ratio: float) -> list[int]:
 
 
 @given(ratio=st.floats(0.05, 0.95), seed=st.integers(0, 1000))
-@settings(max_examples=40)
 def test_topic_keeps_what_cls_attends_to(ratio, seed):
     method = REGISTRY["topic"](retention_ratio=ratio)
     view = make_view(method, seed=seed)
@@ -73,7 +71,6 @@ def test_topic_keeps_what_cls_attends_to(ratio, seed):
 
 @pytest.mark.parametrize("space", ["llm", "clip"])
 @given(ratio=st.floats(0.05, 0.95), seed=st.integers(0, 1000))
-@settings(max_examples=40)
 def test_text_keeps_what_some_word_resembles(space, ratio, seed):
     method = REGISTRY["text"](retention_ratio=ratio, space=space)
     view = make_view(method, seed=seed)
@@ -98,7 +95,8 @@ def test_one_frame_is_left_alone():
     for name in ("differential", "similarity"):
         method = REGISTRY[name](retention_ratio=0.25)
         view = make_view(method, grid=(1, 2, 2))
-        assert method.reduce_grid(view).is_identity
+        reduction = method.reduce_grid(view)
+        assert (reduction.anchor.tolist(), reduction.merges) == ([0, 1, 2, 3], False)
 
 
 def test_random_budgets_are_nested():

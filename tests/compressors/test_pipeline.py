@@ -1,9 +1,9 @@
 import pytest
 
 from tokenlab.compressors import REGISTRY, Pipeline
-from tokenlab.compressors.base import GridReduction
 from tokenlab.compressors.evidence import QuestionEmbeddings, TokenEmbeddings, TowerAttention
 from tokenlab.compressors.pipeline import fingerprint
+from tokenlab.compressors.stages import GridReduction
 
 
 def build(*names: str, ratio: float = 0.5) -> Pipeline:
@@ -43,7 +43,7 @@ def test_switched_off_compressors_need_nothing():
     assert build("topic", ratio=1.0).active == ()
     assert build("topic", ratio=1.0).needs() == frozenset()
     assert build("topic", "text").needs() == {TowerAttention(-2), TokenEmbeddings("llm"), QuestionEmbeddings("llm")}
-    assert [c.name for c in build("frame_stride", "topic").at(GridReduction)] == ["topic"]
+    assert [c.name for c in build("frame_stride", "topic").of_stage(GridReduction)] == ["topic"]
 
 
 def test_fingerprints_tell_pipelines_apart():

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from tokenlab.errors import UserError
-from tokenlab.metrics.accuracy import clustered_interval
 from tokenlab.metrics.record import Flops, Milliseconds, Record
 from tokenlab.metrics.summary import read_records, summarise
+from tokenlab.statistics.intervals import clustered_interval
 
 
 def record(uid, arm, answer="red", **fields):

@@ -6,30 +6,31 @@ import torch
 from PIL import Image
 from transformers import AutoModel, AutoProcessor, SiglipConfig, SiglipModel
 
-from tests.checkpoints import ANSWER_TOKENS, SAVERS
-from tests.checkpoints.parts import TOWER
-from tests.models.reference import Reference
-from tests.models.test_exactness import FAMILIES as VIDEO_FAMILIES
-from tests.models.test_exactness import make_clips
-from tests.models.test_media import WIDE, image
+from tests.models.harness import VIDEO_FAMILIES
+from tests.models.prompts import WIDE
+from tests.reference.prompts import Reference
 from tokenlab.compressors import REGISTRY, Pipeline
-from tokenlab.compressors.base import FrameView
 from tokenlab.compressors.evidence import FrameScores, PoolingAttention, QuestionEmbeddings, TokenEmbeddings
+from tokenlab.compressors.stages import FrameView
 from tokenlab.data.samples import Clip, Frames, Sample
 from tokenlab.errors import UserError
-from tokenlab.evaluation import Evaluation, flops
-from tokenlab.models.costs import ModelCosts, counter
-from tokenlab.models.frozen import Encodings, FrozenMLLM
-from tokenlab.models.loading import EMBEDDED_AUXILIARY, load_config
+from tokenlab.evaluation import Evaluation
+from tokenlab.models.checkpoint import EMBEDDED_AUXILIARY, load_config
+from tokenlab.models.costs.counting import flop_counter
+from tokenlab.models.costs.flops import ModelCosts
+from tokenlab.models.costs.price import price
+from tokenlab.models.encode_cache import EncodeCache
+from tokenlab.models.mllm import LoadedModel
 from tokenlab.models.settings import MLLM
+from tokenlab.testing import ANSWER_TOKENS, SAVERS
+from tokenlab.testing.media import noise_image, video_clips
+from tokenlab.testing.parts import TOWER
 
 
 @pytest.fixture(scope="module", params=["llava", "llava_onevision"])
-def mllm(request, checkpoints) -> FrozenMLLM:
+def mllm(request, checkpoints) -> LoadedModel:
     settings = MLLM(checkpoint=str(checkpoints[request.param]), max_new_tokens=4, auxiliary={"clip": "shapes"})
-    mllm = FrozenMLLM(settings)
-    mllm.load()
-    return mllm
+    return LoadedModel.load(settings)
 
 
 def pipeline(space: str) -> Pipeline:
@@ -72,8 +73,7 @@ CROPPING = ("llava", "video_llava", "llava_next_video")
 @pytest.mark.parametrize("family", SAVERS)
 def test_evidence_is_clips_own_on_the_grid(checkpoints, family):
     """Frames taken together are averaged; a mosaic is the whole picture twice; what is cropped is cropped for CLIP."""
-    mllm = FrozenMLLM(MLLM(checkpoint=str(checkpoints[family]), auxiliary={"clip": "shapes"}))
-    mllm.load()
+    mllm = LoadedModel.load(MLLM(checkpoint=str(checkpoints[family]), auxiliary={"clip": "shapes"}))
     rng = np.random.default_rng(0)
     video = Frames(rng.integers(0, 256, (5, 60, 90, 3), dtype=np.uint8), tuple(range(5)), np.arange(5) / 2)
     media = [video, WIDE] if mllm.family.video else [WIDE]
@@ -82,10 +82,10 @@ def test_evidence_is_clips_own_on_the_grid(checkpoints, family):
     for frames in media:
         tokens = mllm.encode(frames, pipeline("clip").needs()).tokens
         steps = tokens.grid[0]
-        squashed = family not in CROPPING or (frames.still and family == "llava_next_video")
+        squashed = family not in CROPPING or (frames.is_image and family == "llava_next_video")
         patches = clip_patches(frames.pixels, squashed)
         together = -(-len(patches) // steps)
-        if frames.still:
+        if frames.is_image:
             per_step = [patches[0]] * steps
         else:
             padded = torch.cat([patches, patches[-1:].repeat(steps * together - len(patches), 1, 1, 1)])
@@ -104,7 +104,7 @@ def test_evidence_is_clips_own_on_the_grid(checkpoints, family):
 def test_the_questions_embedding_is_clips_own(mllm):
     processor = AutoProcessor.from_pretrained(EMBEDDED_AUXILIARY["shapes"])
     model = AutoModel.from_pretrained(EMBEDDED_AUXILIARY["shapes"], dtype=torch.float32).eval()
-    question = make_clips()[0].samples[0].question
+    question = video_clips()[0].samples[0].question
     with torch.no_grad():
         words = model.get_text_features(**processor.tokenizer([question], return_tensors="pt")).pooler_output
     assert torch.allclose(mllm.embed_question(question, pipeline("clip"))[0][QuestionEmbeddings("clip")], words)
@@ -113,12 +113,11 @@ def test_the_questions_embedding_is_clips_own(mllm):
 @pytest.mark.parametrize("family", ["internvl", "smolvlm"])
 def test_an_image_in_tiles_fails_in_the_arms_that_use_it(checkpoints, family):
     """Whose tiles lie on the grid wherever they are from; other arms answer."""
-    mllm = FrozenMLLM(MLLM(checkpoint=str(checkpoints[family]), max_new_tokens=2, auxiliary={"clip": "shapes"}))
-    mllm.load()
-    wide = image(1, 60, 240)
+    mllm = LoadedModel.load(MLLM(checkpoint=str(checkpoints[family]), max_new_tokens=2, auxiliary={"clip": "shapes"}))
+    wide = noise_image(1, 60, 240)
     clip = Clip("w", (Sample("w#0", "w", "what is there ?"),), (wide,))
-    assert mllm.writer.process(wide).passes > 1
-    encodings = Encodings(mllm, pipeline("clip").needs() | pipeline("llm").needs())
+    assert mllm.media.process(wide).passes > 1
+    encodings = EncodeCache(pipeline("clip").needs() | pipeline("llm").needs())
     (joint,), (own,) = (list(mllm.answer([clip], pipeline(space), encodings)) for space in ("clip", "llm"))
     assert "lies on the token grid in" in joint.error
     assert own.error is None
@@ -133,26 +132,26 @@ def test_a_long_question_is_read_in_segments(mllm):
 
 def test_only_the_arms_that_use_it_are_charged(mllm):
     costs = ModelCosts(mllm.config, mllm.family, {"clip": load_config(mllm.settings, "clip")})
-    clip = make_clips()[0]
+    clip = video_clips()[0]
     sample = clip.samples[0]
     needs = pipeline("clip").needs() | pipeline("llm").needs()
-    encodings = Encodings(mllm, needs)
-    requests = {space: mllm.reduce(clip, sample, pipeline(space), encodings) for space in ("llm", "clip")}
+    encodings = EncodeCache(needs)
+    requests = {space: mllm.prepare(clip, sample, pipeline(space), encodings) for space in ("llm", "clip")}
     assert requests["clip"].encode_milliseconds > requests["llm"].encode_milliseconds
-    assert flops(requests["llm"].trace, costs).auxiliary == 0
-    with counter() as count:
+    assert price(requests["llm"].trace, costs).auxiliary == 0
+    with flop_counter() as count:
         mllm.clip.read(clip.media[0], torch.tensor([[frame, 0, 0] for frame in range(6)]), cropped=True)
         mllm.clip.embed_question(sample.question)
-    assert flops(requests["clip"].trace, costs).auxiliary == count.get_total_flops() > 0
+    assert price(requests["clip"].trace, costs).auxiliary == count.get_total_flops() > 0
 
 
 def test_spaces_choose_differently(mllm):
-    clips = make_clips()[:1]
+    clips = video_clips()[:1]
     chosen = []
     for space in ("llm", "clip"):
-        encodings = Encodings(mllm, pipeline(space).needs())
-        request = mllm.reduce(clips[0], clips[0].samples[0], pipeline(space), encodings)
-        chosen.append(request.trace.steps[0].reduction.anchor.tolist())
+        encodings = EncodeCache(pipeline(space).needs())
+        request = mllm.prepare(clips[0], clips[0].samples[0], pipeline(space), encodings)
+        chosen.append(request.trace.reductions[0].reduction.anchor.tolist())
     assert chosen[0] != chosen[1]
 
 
@@ -183,11 +182,10 @@ def test_the_refusal_names_the_way_out(checkpoints):
 def test_aks_chooses_frames_before_the_tower(checkpoints, family):
     """By stock CLIP's cosines; the answer is plain transformers' to the chosen frames alone."""
     folder = str(checkpoints[family])
-    mllm = FrozenMLLM(MLLM(checkpoint=folder, max_new_tokens=ANSWER_TOKENS, auxiliary={"clip": "shapes"}))
-    mllm.load()
+    mllm = LoadedModel.load(MLLM(checkpoint=folder, max_new_tokens=ANSWER_TOKENS, auxiliary={"clip": "shapes"}))
     costs = ModelCosts(mllm.config, mllm.family, {"clip": load_config(mllm.settings, "clip")})
     reference, aks, left_out = Reference(folder), REGISTRY["aks"](retention_ratio=0.5), 0
-    for clip in make_clips():
+    for clip in video_clips():
         (frames,), sample = clip.media, clip.samples[0]
         view = FrameView(
             num_frames=len(frames.numbers),
@@ -198,13 +196,13 @@ def test_aks_chooses_frames_before_the_tower(checkpoints, family):
         )
         chosen = frames.at(aks.select_frames(view).anchor.numpy())
         left_out += len(frames.numbers) - len(chosen.numbers)
-        request = mllm.reduce(clip, sample, Pipeline((aks,)), Encodings(mllm, frozenset()))
+        request = mllm.prepare(clip, sample, Pipeline((aks,)), EncodeCache(frozenset()))
         (answer,) = mllm.generate([request])
         assert list(answer.ids) == reference.plain([chosen, sample.question], ANSWER_TOKENS)
-        with counter() as count:
+        with flop_counter() as count:
             mllm.clip.score_frames(frames, sample.question)
         cosine = 2 * len(frames.numbers) * mllm.clip.model.config.projection_dim  # the method's own: timed, not counted
-        assert flops(answer.trace, costs).auxiliary == count.get_total_flops() - cosine > 0
+        assert price(answer.trace, costs).auxiliary == count.get_total_flops() - cosine > 0
     assert left_out > 0
 
 
@@ -235,11 +233,9 @@ def siglip(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module", params=["llava_onevision", "smolvlm"])
-def headed(request, checkpoints, siglip) -> FrozenMLLM:
+def headed(request, checkpoints, siglip) -> LoadedModel:
     settings = MLLM(checkpoint=str(checkpoints[request.param]), max_new_tokens=4, auxiliary={"siglip": siglip})
-    mllm = FrozenMLLM(settings)
-    mllm.load()
-    return mllm
+    return LoadedModel.load(settings)
 
 
 POOLED = Pipeline((REGISTRY["topic"](retention_ratio=0.4, query="pooling"),))
@@ -247,8 +243,8 @@ POOLED = Pipeline((REGISTRY["topic"](retention_ratio=0.4, query="pooling"),))
 
 def test_pooling_attention_is_the_heads_own(headed, siglip):
     """The stock head behind the tower's last block, as the family brings its patches to the grid."""
-    frames, model = make_clips()[0].media[0], headed.model
-    processed = headed.writer.process(frames)
+    frames, model = video_clips()[0].media[0], headed.model
+    processed = headed.media.process(frames)
     (pixels,) = (value for name, value in processed.inputs.items() if name.startswith("pixel_values"))
     vision = AutoModel.from_pretrained(siglip, dtype=torch.float32).eval().vision_model
     tower = headed.family.tower_of(model)
@@ -276,18 +272,18 @@ def test_the_rest_of_siglip_is_let_go(headed):
 
 def test_topic_by_the_pooling_head(headed):
     """It chooses other tokens than the mean over patches does, and the arms that use it pay for it."""
-    clip = make_clips()[0]
+    clip = video_clips()[0]
     plain = Pipeline((REGISTRY["topic"](retention_ratio=0.4),))
-    encodings = Encodings(headed, POOLED.needs() | plain.needs())
+    encodings = EncodeCache(POOLED.needs() | plain.needs())
     costs = ModelCosts(headed.config, headed.family, {"siglip": load_config(headed.settings, "siglip")})
-    pooled, mean = (headed.reduce(clip, clip.samples[0], pipeline, encodings) for pipeline in (POOLED, plain))
-    assert pooled.trace.steps[0].reduction.anchor.tolist() != mean.trace.steps[0].reduction.anchor.tolist()
-    assert flops(mean.trace, costs).auxiliary == 0
+    pooled, mean = (headed.prepare(clip, clip.samples[0], pipeline, encodings) for pipeline in (POOLED, plain))
+    assert pooled.trace.reductions[0].reduction.anchor.tolist() != mean.trace.reductions[0].reduction.anchor.tolist()
+    assert price(mean.trace, costs).auxiliary == 0
     hidden = torch.zeros(pooled.trace.passes[0], (headed.config.vision_config.image_size // 8) ** 2, 32)
-    with counter() as count:
+    with flop_counter() as count:
         headed.head(hidden)
-    assert flops(pooled.trace, costs).auxiliary == count.get_total_flops() > 0
-    spent = pooled.encoded[0].evidence_milliseconds
+    assert price(pooled.trace, costs).auxiliary == count.get_total_flops() > 0
+    spent = pooled.prompt.encoded[0].evidence_milliseconds
     assert spent[PoolingAttention()] > 0
     assert pooled.encode_milliseconds - mean.encode_milliseconds == pytest.approx(
         spent[PoolingAttention()] - sum(ms for need, ms in spent.items() if need in plain.needs())
@@ -295,7 +291,7 @@ def test_topic_by_the_pooling_head(headed):
 
 
 def test_a_run_with_the_pooling_head(headed):
-    answers = list(headed.answer(make_clips(), POOLED, Encodings(headed, POOLED.needs())))
+    answers = list(headed.answer(video_clips(), POOLED, EncodeCache(POOLED.needs())))
     assert all(answer.error is None for answer in answers)
     assert all(0.3 < a.trace.visual_tokens_out / a.trace.visual_tokens_in <= 0.5 for a in answers)
 

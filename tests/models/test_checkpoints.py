@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
-from tests.checkpoints import ANSWER_TOKENS, SAVERS
-from tests.checkpoints.ask import Item, noise, process
+from tokenlab.testing import ANSWER_TOKENS, SAVERS
+from tokenlab.testing.prompts import Item, noise, process
 
 IMAGES_ONLY = {"llava", "llava_next"}
 ONE_KIND_A_CALL = {"smolvlm": "transformers writes the video's pixels over the image's"}

@@ -1,61 +1,17 @@
 """FLOPs of a record equal torch's own counter, to the FLOP."""
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import pytest
 import torch
+from transformers import DynamicCache
 
-from tests.models.test_exactness import (  # noqa: F401
-    FAMILIES,
-    PIPELINES,
-    Bench,
-    HalfSight,
-    bench,
-    build,
-    make_clips,
-    possible,
-)
+from tests.models.harness import Harness
+from tests.models.pipelines import PIPELINES, HalfSight, ThinningTower, build, possible, thinning
 from tokenlab.compressors import Pipeline
-from tokenlab.compressors.base import LayerReduction, TowerReduction
-from tokenlab.evaluation import flops
-from tokenlab.models.costs import ModelCosts, counter
-from tokenlab.models.frozen import Encodings
+from tokenlab.models.costs.counting import flop_counter
+from tokenlab.models.costs.flops import ModelCosts
+from tokenlab.models.costs.price import price
+from tokenlab.models.encode_cache import EncodeCache
 from tokenlab.models.hf import CACHE
-from tokenlab.tensors import Reduction
-
-
-@dataclass(frozen=True, kw_only=True)
-class Thinning(LayerReduction):
-    """Drops every third token, wherever it looks; without evidence, whose products would be counted."""
-
-    name: ClassVar[str] = "thinning"
-    at: tuple[tuple[int, str], ...] = ()
-
-    def points(self, num_layers):
-        return self.at
-
-    def reduce_layer(self, view, state):
-        tokens = view.visual.shape[0]
-        left = [i for i in range(tokens) if i % 3 != 2]
-        return Reduction.keep(torch.tensor(left), tokens), state
-
-
-@dataclass(frozen=True, kw_only=True)
-class ThinningTower(TowerReduction):
-    """Drops every fourth patch of every frame in every block."""
-
-    name: ClassVar[str] = "thinning_tower"
-
-    def reduce_block(self, view, state):
-        tokens = torch.arange(view.size.numel()).reshape(view.size.shape)
-        patch = torch.arange(view.size.shape[1]) - view.protected
-        return Reduction.keep(tokens[:, (patch < 0) | (patch % 4 != 3)].flatten(), view.size.numel()), state
-
-
-def thinning(*at, **kwargs) -> Thinning:
-    return Thinning(retention_ratio=0.5, at=at, **kwargs)
-
 
 ENTRY, MIDDLE = (0, "before_attention"), (1, "after_attention")
 TOWER = ThinningTower(retention_ratio=0.5)
@@ -78,52 +34,49 @@ MEASURED = {
 
 
 @pytest.mark.parametrize("name", MEASURED)
-def test_flops_equal_the_counter(bench: Bench, name: str):  # noqa: F811
+def test_flops_equal_the_counter(harness: Harness, name: str):
     """Tower and projector while encoding, prefill and decode while generating, at batch 1."""
-    if name not in possible(bench, MEASURED):
+    if name not in possible(harness.family, MEASURED):
         pytest.skip("this family cannot have it")
-    mllm, pipeline = bench.mllm, MEASURED[name]
+    mllm, pipeline = harness.loaded, MEASURED[name]
     costs = ModelCosts(mllm.config, mllm.family)
-    object.__setattr__(mllm.settings, "batch_size", 1)
-    for clip in bench.clips:
+    for clip in harness.clips:
         for sample in clip.samples[:2]:
-            with counter() as encoding:
-                request = mllm.reduce(clip, sample, pipeline, Encodings(mllm, frozenset()))
-            with counter() as generating:
+            with flop_counter() as encoding:
+                request = mllm.prepare(clip, sample, pipeline, EncodeCache(frozenset()))
+            with flop_counter() as generating:
                 (answer,) = mllm.generate([request])
-            priced = flops(answer.trace, costs)
+            priced = price(answer.trace, costs)
             # a method's own matrix products are timed, not counted: none of the measured ones has any
             assert priced.tower + priced.projector == encoding.get_total_flops()
             assert priced.prefill + priced.decode == generating.get_total_flops()
 
 
-def test_fewer_tokens_cost_less(bench: Bench):  # noqa: F811
-    """Drop the reductions from the trace and the FLOPs are those of the untouched model."""
+def test_fewer_tokens_cost_less(harness: Harness):
+    """Drop the reductions from the trace and the FLOPs are those of the baseline model."""
     from dataclasses import replace
 
-    mllm, clip = bench.mllm, bench.clips[0]
+    mllm, clip = harness.loaded, harness.clips[0]
     costs = ModelCosts(mllm.config, mllm.family)
-    encodings = Encodings(mllm, frozenset())
-    full = mllm.reduce(clip, clip.samples[0], Pipeline(), encodings).trace
-    pruned = mllm.reduce(clip, clip.samples[0], MEASURED["random"], encodings).trace
+    encodings = EncodeCache(frozenset())
+    full = mllm.prepare(clip, clip.samples[0], Pipeline(), encodings).trace
+    pruned = mllm.prepare(clip, clip.samples[0], MEASURED["random"], encodings).trace
     assert costs.prefill(pruned.prefill_tokens) < costs.prefill(full.prefill_tokens)
     assert pruned.visual_tokens_out < full.visual_tokens_out
-    assert replace(pruned, steps=()).visual_tokens_out == full.visual_tokens_out
+    assert replace(pruned, reductions=()).visual_tokens_out == full.visual_tokens_out
 
 
 def test_attention_is_counted_on_the_cpu():
     """Torch versions up to 2.13 leave it out there unless told otherwise."""
     query = torch.randn(1, 2, 5, 8)
-    with counter() as count, torch.inference_mode():
+    with flop_counter() as count, torch.inference_mode():
         torch.nn.functional.scaled_dot_product_attention(query, query, query)
     assert count.get_total_flops() == 2 * 2 * 2 * 5 * 5 * 8
 
 
-def test_one_length_everywhere_is_the_whole_decoder(bench: Bench):  # noqa: F811
+def test_one_length_everywhere_is_the_whole_decoder(harness: Harness):
     """Layer by layer and as one; and as torch counts the real decoder at lengths that no polynomial was fitted at."""
-    from transformers import DynamicCache
-
-    model, costs = bench.mllm.model, ModelCosts(bench.mllm.config, bench.mllm.family)
+    model, costs = harness.loaded.model, ModelCosts(harness.loaded.config, harness.family)
     for tokens in (7, 19):
         lengths = [tokens] * costs.num_layers
         assert costs.prefill(tokens) == costs.prefill_layers(lengths) == costs.prefill_layers(lengths, lengths)
@@ -132,7 +85,7 @@ def test_one_length_everywhere_is_the_whole_decoder(bench: Bench):  # noqa: F811
         spent = []
         for new in (tokens, 1):
             embeddings = torch.zeros(1, new, model.config.get_text_config().hidden_size)
-            with counter() as count, torch.inference_mode():
+            with flop_counter() as count, torch.inference_mode():
                 hidden = model.model.get_decoder()(inputs_embeds=embeddings, use_cache=True, **{CACHE: cache})[0]
                 model.get_output_embeddings()(hidden[:, -1:])
             spent.append(count.get_total_flops())
@@ -141,17 +94,17 @@ def test_one_length_everywhere_is_the_whole_decoder(bench: Bench):  # noqa: F811
         assert held == costs.cache_elements([tokens + 1] * costs.num_layers)
 
 
-def test_a_length_for_every_layer(bench: Bench):  # noqa: F811
+def test_a_length_for_every_layer(harness: Harness):
     """Real layers called one by one, each on fewer tokens, cut before the attention or behind it."""
-    model, costs = bench.mllm.model, ModelCosts(bench.mllm.config, bench.mllm.family)
+    model, costs = harness.loaded.model, ModelCosts(harness.loaded.config, harness.family)
     decoder, width = model.model.get_decoder(), model.config.get_text_config().hidden_size
     same = [4] * (costs.num_layers - 3)
     entry, behind = [13, 9, 4, *same], [13, 6, 4, *same]
 
-    with counter() as count, torch.inference_mode():
+    with flop_counter() as count, torch.inference_mode():
         hidden = torch.zeros(1, entry[0], width)
         positions = torch.arange(entry[0])[None]
-        positions = positions.expand(3, 1, -1) if bench.mllm.family.mrope else positions
+        positions = positions.expand(3, 1, -1) if harness.family.mrope else positions
         cos, sin = decoder.rotary_emb(hidden, positions)
         for layer, tokens, left in zip(decoder.layers, entry, behind, strict=True):
             hidden = torch.zeros(1, tokens, width)
@@ -162,10 +115,10 @@ def test_a_length_for_every_layer(bench: Bench):  # noqa: F811
     assert costs.prefill_layers(entry, behind) < costs.prefill_layers(entry) < costs.prefill(13)
 
 
-def test_weights_by_part(bench: Bench):  # noqa: F811
-    model = bench.mllm.model
-    costs = ModelCosts(bench.mllm.config, bench.mllm.family)
+def test_weights_by_part(harness: Harness):
+    model = harness.loaded.model
+    costs = ModelCosts(harness.loaded.config, harness.family)
     inside = sum(weight.numel() for module in costs.vision.projectors(model) for weight in module.parameters())
-    tower = sum(weight.numel() for weight in bench.mllm.family.tower_of(model).parameters())
+    tower = sum(weight.numel() for weight in harness.family.tower_of(model).parameters())
     assert sum(costs.parameters.values()) == sum(weight.numel() for weight in model.parameters())
     assert costs.parameters["tower"] == tower - inside

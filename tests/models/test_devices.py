@@ -1,21 +1,27 @@
 """Everything is where it belongs: models whose blocks lie on two devices in turn answer as they do on the CPU."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 
-from tests.models.elsewhere import FIRST, SECOND, Elsewhere, devices, spread
-from tests.models.test_exactness import KEEPING, PIPELINES, build, make_clips
-from tests.models.test_media import SMALL, WIDE
+from tests.fake_devices import FIRST, SECOND, Elsewhere, devices, spread
+from tests.models.pipelines import PIPELINES, build
+from tests.models.prompts import WIDE
 from tests.models.test_projector import PAIRS
 from tokenlab.compressors import Pipeline
 from tokenlab.data.samples import Clip, Sample
+from tokenlab.models.encode_cache import EncodeCache
 from tokenlab.models.families import FAMILIES
-from tokenlab.models.frozen import Encodings, FrozenMLLM
+from tokenlab.models.families.support import why_unsupported
+from tokenlab.models.mllm import LoadedModel
 from tokenlab.models.scoring import score
 from tokenlab.models.settings import MLLM
+from tokenlab.testing.media import noise_image, video_clips
+from tokenlab.testing.stubs import KEEPING
 
+TALL = noise_image(2, 110, 60)  # where a mosaic is one tile, that is the small picture again, and methods meet ties
 ASKED = {
     "full": Pipeline(),
     **{name: KEEPING[name] for name in ("tower", "layers and cache, renumbered")},
@@ -25,45 +31,45 @@ ASKED = {
 """Every stage; decisions made on the CPU; evidence from the tower, of the question and from the LLM's layers."""
 
 
-def loaded(folder: str) -> FrozenMLLM:
-    mllm = FrozenMLLM(MLLM(checkpoint=folder, max_new_tokens=2, batch_size=4))
-    mllm.load()
-    return mllm
+def loaded(folder: str) -> LoadedModel:
+    return LoadedModel.load(MLLM(checkpoint=folder, max_new_tokens=2, batch_size=4))
 
 
-def clips(mllm: FrozenMLLM) -> list[Clip]:
+def clips(mllm: LoadedModel) -> list[Clip]:
     """Images, and where the family reads them videos, one of a single frame; one question each."""
     asked = Sample("i#0", "i", "is it the same ?", content=(0, "like", 1, "is it the same ?"))
-    videos = [Clip(clip.cluster, clip.samples[:1], clip.media) for clip in make_clips()[:2]]
-    return [*(videos if mllm.family.video else []), Clip("i", (asked,), (WIDE, SMALL))]
+    videos = [Clip(clip.cluster, clip.samples[:1], clip.media) for clip in video_clips()[:2]]
+    return [*(videos if mllm.family.video else []), Clip("i", (asked,), (WIDE, TALL))]
 
 
-def possible(mllm: FrozenMLLM) -> dict[str, Pipeline]:
+def possible(mllm: LoadedModel) -> dict[str, Pipeline]:
     """Those that the family can have; on images alone, those that need no whole frames."""
-    pipelines = {n: p for n, p in ASKED.items() if not any(mllm.family.refusal(method) for method in p.compressors)}
+    pipelines = {
+        n: p for n, p in ASKED.items() if not any(why_unsupported(mllm.family, method) for method in p.compressors)
+    }
     assert len(pipelines) >= 4
     return pipelines
 
 
-def told(mllm: FrozenMLLM, pipeline: Pipeline) -> list[tuple]:
-    answers = mllm.answer(clips(mllm), pipeline, Encodings(mllm, pipeline.needs()))
+def answered(mllm: LoadedModel, pipeline: Pipeline) -> list[tuple]:
+    answers = mllm.answer(clips(mllm), pipeline, EncodeCache(pipeline.needs()))
     return [(answer.sample.uid, answer.ids, answer.error) for answer in answers]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_spread_over_two_devices(checkpoints, family):
     mllm = loaded(str(checkpoints[family]))
-    expected = {name: told(mllm, pipeline) for name, pipeline in possible(mllm).items()}
+    expected = {name: answered(mllm, pipeline) for name, pipeline in possible(mllm).items()}
     assert any(ids for _, ids, _ in expected["two in the layers"])
     reading = mllm.family.video or mllm.family.image
     blocks = [*mllm.family.blocks_of(mllm.model, reading), *mllm.model.model.get_decoder().layers]
     with devices(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The following device_map keys do not match")
-        mllm.__dict__["model"] = spread(mllm.model, blocks)
+        mllm = replace(mllm, model=spread(mllm.model, blocks))
         assert {parameter.device for parameter in mllm.model.parameters()} == {FIRST, SECOND}
-        assert {name: told(mllm, pipeline) for name, pipeline in possible(mllm).items()} == expected
+        assert {name: answered(mllm, pipeline) for name, pipeline in possible(mllm).items()} == expected
         clip = clips(mllm)[-1]
-        request = mllm.reduce(clip, clip.samples[0], PAIRS, Encodings(mllm, PAIRS.needs()))
+        request = mllm.prepare(clip, clip.samples[0], PAIRS, EncodeCache(PAIRS.needs()))
         assert all(value < 0 for value in score(mllm, request, ("red circle", "blue")).log_likelihoods)
 
 

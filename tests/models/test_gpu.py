@@ -3,11 +3,14 @@
 import pytest
 import torch
 
-from tests.models.test_exactness import PIPELINES, KeepAll, build, make_clips
+from tests.models.pipelines import PIPELINES, build
 from tokenlab.compressors import Pipeline
-from tokenlab.models.frozen import Encodings, FrozenMLLM
-from tokenlab.models.requests import Answer
+from tokenlab.models.encode_cache import EncodeCache
+from tokenlab.models.mllm import LoadedModel
+from tokenlab.models.request import Answer
 from tokenlab.models.settings import MLLM
+from tokenlab.testing.media import video_clips
+from tokenlab.testing.stubs import KeepAll
 
 pytestmark = [
     pytest.mark.gpu,
@@ -16,14 +19,13 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module", params=["llava", "qwen3_vl"])
-def mllm(request, checkpoints) -> FrozenMLLM:
-    mllm = FrozenMLLM(MLLM(checkpoint=str(checkpoints[request.param]), max_new_tokens=4, batch_size=4))
-    mllm.load()
-    return mllm.to("cuda")
+def mllm(request, checkpoints) -> LoadedModel:
+    settings = MLLM(checkpoint=str(checkpoints[request.param]), max_new_tokens=4, batch_size=4)
+    return LoadedModel.load(settings).to(torch.device("cuda"))
 
 
-def ask(mllm: FrozenMLLM, pipeline: Pipeline) -> list[Answer]:
-    return list(mllm.answer(make_clips(), pipeline, Encodings(mllm, pipeline.needs())))
+def ask(mllm: LoadedModel, pipeline: Pipeline) -> list[Answer]:
+    return list(mllm.answer(video_clips(), pipeline, EncodeCache(pipeline.needs())))
 
 
 def test_keep_all_through_the_full_path(mllm):

@@ -6,20 +6,23 @@ import shutil
 import pytest
 import torch
 
-from tests.models.by_hand import Checkpoint
-from tests.models.test_exactness import KEEPING, PIPELINES, build, make_clips
+from tests.models.pipelines import PIPELINES, build
+from tests.reference.families import Checkpoint
 from tokenlab.compressors import REGISTRY, Pipeline
 from tokenlab.errors import UserError
 from tokenlab.evaluation import Evaluation
-from tokenlab.models.decoding import REFUSED, check_call, check_decoding
-from tokenlab.models.frozen import Encodings, FrozenMLLM
+from tokenlab.models.checkpoint import check_settings
+from tokenlab.models.encode_cache import EncodeCache
+from tokenlab.models.llm.decoding import REFUSED, check_call, check_decoding
+from tokenlab.models.mllm import LoadedModel
 from tokenlab.models.settings import MLLM
+from tokenlab.testing.media import video_clips
+from tokenlab.testing.stubs import KEEPING
 
 
 def ask(pipeline: Pipeline, **settings) -> list[tuple[int, ...]]:
-    mllm = FrozenMLLM(MLLM(max_new_tokens=4, **settings))
-    mllm.load()
-    return [answer.ids for answer in mllm.answer(make_clips(), pipeline, Encodings(mllm, pipeline.needs()))]
+    mllm = LoadedModel.load(MLLM(max_new_tokens=4, **settings))
+    return [answer.ids for answer in mllm.answer(video_clips(), pipeline, EncodeCache(pipeline.needs()))]
 
 
 @pytest.fixture
@@ -28,9 +31,8 @@ def copied(checkpoints, tmp_path):
 
 
 def refusal(folder) -> str:
-    mllm = FrozenMLLM(MLLM(checkpoint=str(folder)))
     with pytest.raises(UserError) as caught:
-        mllm.load()
+        LoadedModel.load(MLLM(checkpoint=str(folder)))
     assert len(str(caught.value).splitlines()) == 1
     return str(caught.value)
 
@@ -58,9 +60,9 @@ def test_eager_attention_gives_the_same_answers(checkpoints, name):
 def test_a_device_map_leaves_the_model_where_it_is(checkpoints):
     pytest.importorskip("accelerate")
     folder, pipeline = str(checkpoints["qwen3_vl"]), build(PIPELINES["grid, layers, cache"])
-    mllm = FrozenMLLM(MLLM(checkpoint=folder, device_map="cpu"))
-    mllm.load()
-    assert not list(mllm.parameters())  # a Trainer has nothing to move
+    loaded = LoadedModel.load(MLLM(checkpoint=folder, device_map="cpu"))
+    loaded.to(torch.device("meta"))  # which would lose the weights
+    assert not any(parameter.is_meta for parameter in loaded.model.parameters())
     assert ask(pipeline, checkpoint=folder, device_map="cpu") == ask(pipeline, checkpoint=folder)
 
 
@@ -69,17 +71,17 @@ def test_a_device_map_leaves_the_model_where_it_is(checkpoints):
 def test_quantised_weights(quantization):
     """The embedded model through bitsandbytes' CPU kernels: plain `generate`, keep-all, and something that goes."""
     pytest.importorskip("bitsandbytes", reason="needs the extra `large`")
-    mllm = FrozenMLLM(MLLM(max_new_tokens=4, quantization=quantization, batch_size=1))
-    mllm.load()
-    assert not list(mllm.parameters())  # a Trainer has nothing to move
+    mllm = LoadedModel.load(MLLM(max_new_tokens=4, quantization=quantization, batch_size=1))
+    mllm.to(torch.device("meta"))  # which would lose the weights
+    assert not any(parameter.is_meta for parameter in mllm.model.parameters())
     kinds = {type(module).__name__ for module in mllm.model.modules()}
     assert {"8bit": "Linear8bitLt", "4bit": "Linear4bit"}[quantization] in kinds
 
     def asked(pipeline: Pipeline) -> list[tuple[int, ...]]:
-        return [answer.ids for answer in mllm.answer(make_clips(), pipeline, Encodings(mllm, pipeline.needs()))]
+        return [answer.ids for answer in mllm.answer(video_clips(), pipeline, EncodeCache(pipeline.needs()))]
 
     full = asked(Pipeline())
-    for clip, ids in zip(make_clips(), full[::2], strict=True):
+    for clip, ids in zip(video_clips(), full[::2], strict=True):
         parts = [clip.media[0], clip.samples[0].question]
         inputs = by_hand(mllm, parts)
         plain = mllm.model.generate(**inputs, max_new_tokens=4, do_sample=False)
@@ -89,17 +91,17 @@ def test_quantised_weights(quantization):
 
 
 def test_8_bit_weights_take_one_prompt_at_a_time(monkeypatch):
-    monkeypatch.setattr("tokenlab.models.loading.find_spec", lambda _: "installed")
+    monkeypatch.setattr("tokenlab.models.checkpoint.find_spec", lambda _: "installed")
     with pytest.raises(UserError, match=r"model\.mllm\.batch_size is 8, but 8-bit .* give 1"):
-        FrozenMLLM(MLLM(quantization="8bit"))
-    FrozenMLLM(MLLM(quantization="8bit", batch_size=1))
-    FrozenMLLM(MLLM(quantization="4bit"))
+        check_settings(MLLM(quantization="8bit", batch_size=8))
+    check_settings(MLLM(quantization="8bit"))
+    check_settings(MLLM(quantization="4bit", batch_size=8))
 
 
-def by_hand(mllm: FrozenMLLM, parts: list) -> dict:
+def by_hand(mllm: LoadedModel, parts: list) -> dict:
     """The processor's output for a prompt, as the independent reference makes it."""
     checkpoint = Checkpoint.__new__(Checkpoint)
-    checkpoint.kind, checkpoint.model, checkpoint.processor = "llava", mllm.model, mllm.writer.processor
+    checkpoint.kind, checkpoint.model, checkpoint.processor = "llava", mllm.model, mllm.processor
     return checkpoint.inputs(*parts)
 
 
@@ -112,19 +114,23 @@ def by_hand(mllm: FrozenMLLM, parts: list) -> dict:
     ],
 )
 def test_what_is_not_installed_is_named(checkpoints, monkeypatch, settings, message):
-    monkeypatch.setattr("tokenlab.models.loading.find_spec", lambda _: None)
+    monkeypatch.setattr("tokenlab.models.checkpoint.find_spec", lambda _: None)
     with pytest.raises(UserError) as caught:
-        FrozenMLLM(MLLM(checkpoint=str(checkpoints["llava"]), **settings))
+        check_settings(MLLM(checkpoint=str(checkpoints["llava"]), **settings))
     assert message in str(caught.value)
 
 
 def test_flash_attention_takes_no_mask(checkpoints, monkeypatch):
-    monkeypatch.setattr("tokenlab.models.loading.find_spec", lambda _: "installed")
+    monkeypatch.setattr("tokenlab.models.checkpoint.find_spec", lambda _: "installed")
     settings = {"checkpoint": str(checkpoints["llava"]), "attn_implementation": "flash_attention_2"}
     with pytest.raises(UserError, match=r"model\.mllm\.dtype is 'float32'"):
         Evaluation(MLLM(**settings), {"full": []})
     half = MLLM(**settings, dtype="bfloat16")
     Evaluation(half, {"fastv": [REGISTRY["fastv"](retention_ratio=0.5)]})
+    renumbered = REGISTRY["topic"](retention_ratio=0.5, positions="renumber")
+    Evaluation(half, {"topic": [renumbered]})
+    with pytest.raises(UserError, match=r"topic cannot run .* takes gaps in the positions for packed documents"):
+        Evaluation(half, {"topic": [REGISTRY["topic"](retention_ratio=0.5)]})
     for name in ("tome", "dycoke"):
         with pytest.raises(UserError, match=f"model.pipelines.mine: {name} cannot run .* takes no mask"):
             Evaluation(half, {"mine": [REGISTRY[name](retention_ratio=0.5)]})

@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from tokenlab.compressors import REGISTRY, Pipeline
-from tokenlab.compressors.base import CacheReduction, GridReduction, LayerReduction
+from tokenlab.compressors.stages import CacheReduction, GridReduction, LayerReduction
 from tokenlab.errors import UserError
-from tokenlab.models.configs import SHIPPED
-from tokenlab.models.costs import ModelCosts
-from tokenlab.models.geometry import TowerShape, vision_side
-from tokenlab.models.profile import BYTES, Query, profile, read_config
-from tokenlab.models.rehearsal import MEDIA, Prompt, rehearse
-from tokenlab.tensors import Reduction
+from tokenlab.models.costs.configs import SHIPPED
+from tokenlab.models.costs.dry_run import SYNTHETIC_MEDIA, QueryShape, dry_run
+from tokenlab.models.costs.flops import ModelCosts
+from tokenlab.models.costs.profile import BYTES, Query, profile, read_config
+from tokenlab.models.costs.vision import ReducibleTower, vision_cost_model
+from tokenlab.models.families import family_of
+from tokenlab.reduction import Reduction
 
 NAME = "llava-1.5-7b"
 PARAMETERS = {
@@ -81,7 +82,7 @@ def test_onevision_costs_what_was_measured():
     lengths = (6337, 1632, 691)
     # the published counts are the decoder's alone; ours go as far as the next token
     assert [in_tera(costs.prefill(n) - costs.head, 3) for n in lengths] == ["98.821", "22.368", "9.210"]
-    assert costs.head == 2 * 152_000 * 3584
+    assert costs.head == 2 * 152_128 * 3584
 
 
 def test_windows_and_full_attention_of_qwen_by_hand():
@@ -109,7 +110,7 @@ def test_frames_and_resolution():
     assert arms("llava-onevision-7b", Query(frames=32))["full"].visual_tokens == 32 * 196 + 1
     image = arms("llava-onevision-7b", Query())["full"]  # the image, and itself as the one tile of its mosaic
     assert image.visual_tokens == 27 * 27 + 27 * 28
-    layout = costs_of("qwen2.5-vl-7b").vision.layout(5, (360, 640))
+    layout = costs_of("qwen2.5-vl-7b").vision.shape(5, (360, 640))
     assert (layout.grid, layout.resolution, layout.passes) == ((3, 13, 23), (364, 644), 3)
 
 
@@ -119,10 +120,11 @@ def test_fewer_frames_cost_less_in_the_tower():
     assert rows["few"].visual_tokens == 2 * 196 + 1
 
 
-def prompt(**changes):
-    layout = vision_side(read_config("shapes")).layout
-    tower = TowerShape(depth=4, read=3, protected=1)
-    return replace(Prompt(layout, frames=8, text=10, new_tokens=3, num_layers=4, tower=tower), **changes)
+def query_shape(**changes):
+    config = read_config("shapes")
+    medium = vision_cost_model(config, family_of(config)).shape
+    tower = ReducibleTower(depth=4, read=3, protected=1)
+    return replace(QueryShape(medium, frames=8, text=10, new_tokens=3, num_layers=4, tower=tower), **changes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,23 +173,23 @@ class Blink(Toy, CacheReduction):
 
 def test_lengths_of_every_layer():
     n = 8 * 64
-    counts = rehearse(Pipeline((Twice(),)), prompt())
+    counts = dry_run(Pipeline((Twice(),)), query_shape())
     assert counts.attention == (n + 10, n // 2 + 10, n // 2 + 10, n // 4 + 10)
-    assert counts.behind_attention == (n + 10, n // 2 + 10, n // 4 + 10, n // 4 + 10)
+    assert counts.mlp == (n + 10, n // 2 + 10, n // 4 + 10, n // 4 + 10)
     assert (counts.visual, counts.visual_left) == (n, n // 4)
-    assert counts.cached == tuple(tuple(length + step for length in counts.attention) for step in (0, 1))
+    assert counts.visible == tuple(tuple(length + step for length in counts.attention) for step in (0, 1))
 
 
 def test_a_step_of_the_answer_looks_at_less():
     n = 8 * 64
-    counts = rehearse(Pipeline((Blink(),)), prompt())
+    counts = dry_run(Pipeline((Blink(),)), query_shape())
     assert counts.attention == (n + 10,) * 4
-    assert counts.cached[1] == (n + 11, n + 11, n // 2 + 11, n // 2 + 11)
+    assert counts.visible[1] == (n + 11, n + 11, n // 2 + 11, n // 2 + 11)
 
 
 def test_what_depends_on_the_video_is_no_number():
-    counts = rehearse(Pipeline((Loud(),)), prompt())
-    assert (counts.visual, counts.attention, counts.cached) == (None, None, None)
+    counts = dry_run(Pipeline((Loud(),)), query_shape())
+    assert (counts.visual, counts.attention, counts.visible) == (None, None, None)
     assert counts.passes == 8
     rows = arms(
         "llava-onevision-7b",
@@ -202,9 +204,9 @@ def test_what_depends_on_the_video_is_no_number():
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
-def test_every_method_is_rehearsed(name):
+def test_every_method_runs_dry(name):
     """On the embedded model's size, with the budget kept."""
-    counts = rehearse(Pipeline((REGISTRY[name](retention_ratio=0.5),)), prompt())
+    counts = dry_run(Pipeline((REGISTRY[name](retention_ratio=0.5),)), query_shape())
     assert counts.visual_left is None or counts.visual_left <= 8 * 64 * 0.6
 
 
@@ -270,13 +272,13 @@ def test_a_folder_and_a_file_are_the_same_model(tmp_path):
 
 
 def test_the_media_differ():
-    assert len({(noise.seed, noise.still) for noise in MEDIA}) == len(MEDIA) >= 3
-    assert {noise.still for noise in MEDIA} == {False, True}
+    assert len({(medium.seed, medium.is_static) for medium in SYNTHETIC_MEDIA}) == len(SYNTHETIC_MEDIA) >= 3
+    assert {medium.is_static for medium in SYNTHETIC_MEDIA} == {False, True}
 
 
 def test_families_by_the_way_they_read(tmp_path):
     """Frames, also where the encoder looks at values, and an image cut into tiles where no videos are read."""
-    from tests.checkpoints import SAVERS
+    from tokenlab.testing import SAVERS
 
     for name in ("llava_next", "internvl", "smolvlm"):
         SAVERS[name](tmp_path / name)
@@ -284,12 +286,12 @@ def test_families_by_the_way_they_read(tmp_path):
     for name in ("internvl", "smolvlm"):
         costs = ModelCosts(read_config(str(tmp_path / name)))
         (row,) = profile(costs, {}, query, "float32").arms
-        assert row.visual_tokens == 4 * costs.vision.layout(1).num_tokens
+        assert row.visual_tokens == 4 * costs.vision.shape(1).num_tokens
         assert row.tower_flops == 4 * costs.tower(1) > 0
     tiled = ModelCosts(read_config(str(tmp_path / "llava_next")))
     with pytest.raises(UserError, match="reads no videos"):
         profile(tiled, {}, query, "float32")
     (row,) = profile(tiled, {}, Query(), "float32").arms
-    passes = tiled.vision.layout(1, still=True).passes
+    passes = tiled.vision.shape(1, is_image=True).passes
     assert passes > 1
     assert row.tower_flops == passes * tiled.tower(1) > 0

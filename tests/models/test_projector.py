@@ -6,18 +6,21 @@ from typing import ClassVar
 import pytest
 import torch
 
-from tests.models.test_exactness import ANSWER_TOKENS, Bench, bench, make_clips  # noqa: F401
-from tests.models.test_media import image
+from tests.models.harness import Harness, settings
 from tokenlab.compressors import REGISTRY, Pipeline
-from tokenlab.compressors.base import GridReduction, GridView
 from tokenlab.compressors.evidence import ProjectorInput, TokenEmbeddings
+from tokenlab.compressors.stages import GridReduction, GridView
 from tokenlab.data.samples import Frames
-from tokenlab.evaluation import flops
-from tokenlab.models.costs import ModelCosts, counter
+from tokenlab.models.costs.counting import flop_counter
+from tokenlab.models.costs.flops import ModelCosts
+from tokenlab.models.costs.price import price
+from tokenlab.models.encode_cache import EncodeCache
 from tokenlab.models.families import FAMILIES
-from tokenlab.models.frozen import Encodings, FrozenMLLM
-from tokenlab.models.settings import MLLM
-from tokenlab.tensors import Reduction
+from tokenlab.models.families.support import why_unsupported
+from tokenlab.models.mllm import LoadedModel
+from tokenlab.reduction import Reduction
+from tokenlab.testing import ANSWER_TOKENS
+from tokenlab.testing.media import noise_image, video_clips
 
 READ = ProjectorInput()
 TOKEN_WISE = {name for name, family in FAMILIES.items() if family.projector}
@@ -63,28 +66,28 @@ SEVERAL = {
 
 
 @pytest.mark.parametrize("name", SEVERAL)
-def test_equals_the_reference(bench: Bench, name):  # noqa: F811
+def test_equals_the_reference(harness: Harness, name):
     """Which merges and projects token by token."""
     pipeline = SEVERAL[name]
-    if any(bench.mllm.family.refusal(compressor) for compressor in pipeline.compressors):
+    if any(why_unsupported(harness.family, compressor) for compressor in pipeline.compressors):
         pytest.skip("this family cannot have it")
     expected = {
-        sample.uid: tuple(bench.reference.reduced([*clip.media, sample.question], sample, pipeline, ANSWER_TOKENS))
-        for clip in bench.clips
+        sample.uid: tuple(harness.reference.reduced([*clip.media, sample.question], sample, pipeline, ANSWER_TOKENS))
+        for clip in harness.clips
         for sample in clip.samples
     }
-    assert bench.ask(pipeline) == bench.ask(pipeline, batch_size=4) == expected
+    assert harness.ask(pipeline) == harness.ask(pipeline, batch_size=4) == expected
 
 
-def test_differs_from_the_grid_where_the_projector_is_token_wise(bench: Bench):  # noqa: F811
-    differs = bench.ask(PAIRS) != bench.ask(ON_GRID)
-    assert differs == (bench.mllm.config.model_type in TOKEN_WISE)
+def test_differs_from_the_grid_where_the_projector_is_token_wise(harness: Harness):
+    differs = harness.ask(PAIRS) != harness.ask(ON_GRID)
+    assert differs == (harness.loaded.config.model_type in TOKEN_WISE)
 
 
-@pytest.mark.parametrize("frames", [make_clips()[0].media[0], image(1, 60, 110), image(2, 64, 64)])
-def test_the_projector_makes_every_token_of_what_it_reads(projecting: FrozenMLLM, frames: Frames):
+@pytest.mark.parametrize("frames", [video_clips()[0].media[0], noise_image(1, 60, 110), noise_image(2, 64, 64)])
+def test_the_projector_makes_every_token_of_what_it_reads(projecting: LoadedModel, frames: Frames):
     """On the grid, mosaics of tiles included."""
-    if projecting.family.video is None and not frames.still:
+    if projecting.family.video is None and not frames.is_image:
         pytest.skip("it reads no videos")
     tokens = projecting.encode(frames, frozenset({READ})).tokens
     projector = projecting.family.projector_of(projecting.model)
@@ -93,19 +96,17 @@ def test_the_projector_makes_every_token_of_what_it_reads(projecting: FrozenMLLM
 
 
 @pytest.fixture(scope="module", params=sorted(TOKEN_WISE))
-def projecting(request, checkpoints) -> FrozenMLLM:
-    mllm = FrozenMLLM(MLLM(checkpoint=str(checkpoints[request.param]), max_new_tokens=ANSWER_TOKENS))
-    mllm.load()
-    return mllm
+def projecting(request, checkpoints) -> LoadedModel:
+    return LoadedModel.load(settings(checkpoints[request.param]))
 
 
-def test_kept_tokens_keep_their_bits_and_merged_ones_are_projected(bench: Bench):  # noqa: F811
-    mllm, clip = bench.mllm, bench.clips[0]
+def test_kept_tokens_keep_their_bits_and_merged_ones_are_projected(harness: Harness):
+    mllm, clip = harness.loaded, harness.clips[0]
     needs = PAIRS.needs() | {TokenEmbeddings("llm")}
-    encodings = Encodings(mllm, needs)
-    request = mllm.reduce(clip, clip.samples[0], PAIRS, encodings)
-    (values,), (composed,) = request.rewrite.values, request.rewrite.composed
-    tokens = request.encoded[0].tokens
+    encodings = EncodeCache(needs)
+    request = mllm.prepare(clip, clip.samples[0], PAIRS, encodings)
+    (left,), (applied,) = request.prompt.media, request.trace.reductions
+    values, composed, tokens = left.values, applied.reduction, request.prompt.encoded[0].tokens
     kept = composed.lengths == 0
     assert torch.equal(values[kept], tokens.values[composed.anchor[kept]])
     if (projector := mllm.family.projector_of(mllm.model)) is None:
@@ -118,27 +119,27 @@ def test_kept_tokens_keep_their_bits_and_merged_ones_are_projected(bench: Bench)
     assert torch.allclose(values[~kept], summed, rtol=1e-5, atol=1e-5)
 
 
-def test_flops_equal_the_counter(bench: Bench):  # noqa: F811
+def test_flops_equal_the_counter(harness: Harness):
     """What is merged is projected besides all patches, which other arms read."""
-    mllm = bench.mllm
+    mllm = harness.loaded
     costs = ModelCosts(mllm.config, mllm.family)
-    for clip in bench.clips:
-        with counter() as encoding:
-            request = mllm.reduce(clip, clip.samples[0], PAIRS, Encodings(mllm, PAIRS.needs()))
-        priced = flops(request.trace, costs)
+    for clip in harness.clips:
+        with flop_counter() as encoding:
+            request = mllm.prepare(clip, clip.samples[0], PAIRS, EncodeCache(PAIRS.needs()))
+        priced = price(request.trace, costs)
         assert priced.tower + priced.projector == encoding.get_total_flops()
-        assert (request.trace.projected_tokens > 0) == (mllm.config.model_type in TOKEN_WISE)
+        assert (request.trace.projector_tokens > 0) == (mllm.config.model_type in TOKEN_WISE)
 
 
-def test_what_other_arms_look_at_does_not_ride_along(bench: Bench):  # noqa: F811
+def test_what_other_arms_look_at_does_not_ride_along(harness: Harness):
     """Nor does it change an answer."""
-    mllm, clip = bench.mllm, bench.clips[0]
+    mllm, clip = harness.loaded, harness.clips[0]
     random = Pipeline((REGISTRY["random"](retention_ratio=0.5), REGISTRY["fastv"](retention_ratio=0.5)))
-    encodings = Encodings(mllm, PAIRS.needs() | REGISTRY["visionzip"](retention_ratio=0.5).needs())
-    request = mllm.reduce(clip, clip.samples[0], random, encodings)
-    assert request.encoded[0].tokens.evidence
-    assert not request.passage().media[0].evidence
-    alone = mllm.reduce(clip, clip.samples[0], random, Encodings(mllm, frozenset()))
+    encodings = EncodeCache(PAIRS.needs() | REGISTRY["visionzip"](retention_ratio=0.5).needs())
+    request = mllm.prepare(clip, clip.samples[0], random, encodings)
+    assert request.prompt.encoded[0].tokens.evidence
+    assert not request.prompt.media[0].evidence
+    alone = mllm.prepare(clip, clip.samples[0], random, EncodeCache(frozenset()))
     assert mllm.generate([request])[0].ids == mllm.generate([alone])[0].ids
 
 

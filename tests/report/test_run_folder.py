@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from tokenlab.errors import UserError
 from tokenlab.metrics.record import Flops, Milliseconds, Record
 from tokenlab.metrics.summary import read_records, summarise
-from tokenlab.report.run import RunFolder, default_loggers
+from tokenlab.report.run_folder import RunFolder, default_loggers
 
 ARMS = ("full", "half")
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:predict returned None")
@@ -131,6 +131,7 @@ def test_records_are_on_disk_at_once(tmp_path):
     assert read_records(tmp_path / "records.jsonl") == [record(0)]
     with pytest.raises(UserError, match="sample '0' came to arm 'full' twice"):
         run.write(record(0))
+    run._file.close()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

@@ -5,12 +5,13 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, CLIPModel
 
 import tokenlab.shapes
-from tokenlab.shapes import llava_training, network
-from tokenlab.shapes.caches import tower_features
-from tokenlab.shapes.clip_training import to_pixels
-from tokenlab.shapes.measure import messages
-from tokenlab.shapes.packing import PackedText, packed_hidden, prompt_length, readout
+from tokenlab.shapes import network
 from tokenlab.shapes.world import Scene, render
+from tokenlab.training.clip import to_pixels
+from tokenlab.training.evaluate import messages
+from tokenlab.training.feature_cache import tower_features
+from tokenlab.training.llava import OPENING, WORD_IDS, ids
+from tokenlab.training.sequence_packing import PackedText, packed_hidden, prompt_length, readout
 
 SHIPPED = Path(tokenlab.shapes.__file__).parent / "checkpoint"
 QUESTION = "what colour is the circle ?"
@@ -80,7 +81,7 @@ def test_packed_questions_get_the_logits_of_single_prompts(video: object) -> Non
     clip, llava = network.new_models(0)
     frames = [1, 4, 9]
     shown = video[[frame - 1 for frame in frames]][None]
-    texts = [llava_training.ids(f"{text} assistant") for text in ("what shape is that ?", "what colour")]
+    texts = [ids(f"{text} assistant") for text in ("what shape is that ?", "what colour")]
     text = PackedText(
         torch.tensor([texts[0] + texts[1]]),
         torch.tensor([[0] * len(texts[0]) + [1] * len(texts[1])]),
@@ -90,8 +91,8 @@ def test_packed_questions_get_the_logits_of_single_prompts(video: object) -> Non
         hidden = packed_hidden(
             llava,
             torch.from_numpy(tower_features(clip, shown)).float(),
-            llava_training.OPENING,
-            torch.tensor([[llava_training.WORD_IDS[f"f{frame}"] for frame in frames]]),
+            OPENING,
+            torch.tensor([[WORD_IDS[f"f{frame}"] for frame in frames]]),
             text,
         )
         packed = readout(llava, hidden[-1])

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tokenlab.shapes.videos import decode, encode, ensure_videos
+from tokenlab.shapes.videos import decode_video, encode_video, ensure_videos
 from tokenlab.shapes.world import Scene, render
 
 
@@ -15,7 +15,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_files_read_back_close_to_the_render(folder: Path) -> None:
     for path in ensure_videos(folder, [3, 4]):
         rendered = render(Scene.from_seed(int(path.stem))).astype(int)
-        decoded = decode(path).astype(int)
+        decoded = decode_video(path).astype(int)
         assert decoded.shape == rendered.shape
         assert np.abs(decoded - rendered).mean() < 5
         # No frame is late or early.
@@ -33,4 +33,4 @@ def test_what_is_there_is_kept_and_nothing_is_left_over(folder: Path) -> None:
 
 def test_bytes_in_memory_and_on_disk_decode_alike(folder: Path) -> None:
     path = ensure_videos(folder, [5])[0]
-    assert (decode(path) == decode(encode(render(Scene.from_seed(5))))).all()
+    assert (decode_video(path) == decode_video(encode_video(render(Scene.from_seed(5))))).all()

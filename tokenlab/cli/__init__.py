@@ -13,16 +13,21 @@ tokenlab: learning-free visual-token reduction on frozen multimodal LLMs, compar
 
 usage: tokenlab COMMAND [ARGUMENTS]
 
-Run the arms of a config on a dataset (each is a command of Lightning's command line):
+Run: the arms of a config on a dataset (each is a command of Lightning's command line)
   validate      on the validation samples
   test          on the test samples
   predict       answer questions that need no right answer
 
-Look around:
+Look:
   compressors   list the compressors and their parameters; `tokenlab compressors NAME` shows one in full
   models        list the model families and what they offer; `tokenlab models FAMILY` says which compressors run there
   profile       what pipelines would cost on a model of real size, from its config alone
+  bench         what a method saves in time on a model of real size, with random weights
+  doctor        which versions are here and which are tested; checks that tiny models still answer exactly
+
+Extend:
   shapes        rebuild the embedded model and the video world it was trained on
+
   COMMAND --help, --version
 
 Examples:
@@ -58,15 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(name: str) -> Callable[[list[str]], int]:
     """The function behind a command, imported only now."""
     if name not in _COMMANDS:
-        from tokenlab.cli.signatures import near_miss
+        from tokenlab.cli.config.schema import suggest
 
-        raise UserError(f"there is no command {name!r}{near_miss(name, _COMMANDS)} (tokenlab --help lists them)")
+        raise UserError(f"there is no command {name!r}{suggest(name, _COMMANDS)} (tokenlab --help lists them)")
     return _COMMANDS[name]
 
 
 def _run(command: str) -> Callable[[list[str]], int]:
     def start(argv: list[str]) -> int:
-        from tokenlab.cli.run import run
+        from tokenlab.cli.commands.run import run
 
         return run(command, argv)
 
@@ -78,27 +83,39 @@ def _fit(argv: list[str]) -> int:
 
 
 def _compressors(argv: list[str]) -> int:
-    from tokenlab.cli.compressors import show
+    from tokenlab.cli.commands.compressors import show
 
     return show(argv)
 
 
 def _models(argv: list[str]) -> int:
-    from tokenlab.cli.models import show
+    from tokenlab.cli.commands.models import show
 
     return show(argv)
 
 
 def _profile(argv: list[str]) -> int:
-    from tokenlab.cli.profile import show
+    from tokenlab.cli.commands.profile import show
+
+    return show(argv)
+
+
+def _bench(argv: list[str]) -> int:
+    from tokenlab.cli.commands.bench import show
+
+    return show(argv)
+
+
+def _doctor(argv: list[str]) -> int:
+    from tokenlab.cli.commands.doctor import show
 
     return show(argv)
 
 
 def _shapes(argv: list[str]) -> int:
-    from tokenlab.shapes import recipe
+    from tokenlab.cli.commands.shapes import show
 
-    return recipe.main(argv) or 0
+    return show(argv)
 
 
 _COMMANDS = {
@@ -108,6 +125,8 @@ _COMMANDS = {
     "compressors": _compressors,
     "models": _models,
     "profile": _profile,
+    "bench": _bench,
+    "doctor": _doctor,
     "shapes": _shapes,
     "fit": _fit,
 }

@@ -1,19 +1,109 @@
-"""Learning-free token reduction methods, one file each; defining one registers it.
+"""Learning-free token reduction methods; a method's file needs one import line, from here.
 
-Every module of this folder is imported here, and then whatever other packages offer under the entry point group
-`tokenlab.compressors`, so that a new method is one new file.
+Every module of `methods/` is imported at the end, and then whatever other packages offer under the entry point group
+`tokenlab.compressors`: defining a method registers it.
 """
 
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
 
-from tokenlab.compressors.base import REGISTRY, TokenCompressor
+from tokenlab.compressors import methods
+from tokenlab.compressors.base import REGISTRY, State, TokenCompressor, list_compressors, scaled_layer, seeded_generator
+from tokenlab.compressors.evidence import (
+    FrameScores,
+    LastAttention,
+    PoolingAttention,
+    ProjectorInput,
+    QuestionEmbeddings,
+    Space,
+    TokenEmbeddings,
+    TowerAttention,
+    TowerKeys,
+)
 from tokenlab.compressors.pipeline import Pipeline
+from tokenlab.compressors.stages import (
+    STAGES,
+    BlockView,
+    CacheReduction,
+    CacheView,
+    FrameSelection,
+    FramesView,
+    FrameView,
+    FrameWise,
+    GridReduction,
+    GridView,
+    LayerReduction,
+    LayerView,
+    Moment,
+    TowerReduction,
+)
+from tokenlab.functional import (
+    blend,
+    budget,
+    coarse_grid,
+    evenly_spaced,
+    in_medium,
+    mean_runs,
+    mean_segments,
+    means,
+    merge_into,
+    segment_starts,
+    top,
+    top_per_frame,
+)
+from tokenlab.reduction import Reduction
+from tokenlab.tokens import Evidence, VisualTokens
 
-for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
+__all__ = [
+    "REGISTRY",
+    "STAGES",
+    "BlockView",
+    "CacheReduction",
+    "CacheView",
+    "Evidence",
+    "FrameScores",
+    "FrameSelection",
+    "FrameView",
+    "FrameWise",
+    "FramesView",
+    "GridReduction",
+    "GridView",
+    "LastAttention",
+    "LayerReduction",
+    "LayerView",
+    "Moment",
+    "Pipeline",
+    "PoolingAttention",
+    "ProjectorInput",
+    "QuestionEmbeddings",
+    "Reduction",
+    "Space",
+    "State",
+    "TokenCompressor",
+    "TokenEmbeddings",
+    "TowerAttention",
+    "TowerKeys",
+    "TowerReduction",
+    "VisualTokens",
+    "blend",
+    "budget",
+    "coarse_grid",
+    "evenly_spaced",
+    "in_medium",
+    "list_compressors",
+    "mean_runs",
+    "mean_segments",
+    "means",
+    "merge_into",
+    "scaled_layer",
+    "seeded_generator",
+    "segment_starts",
+    "top",
+    "top_per_frame",
+]
+
+for _module in iter_modules(methods.__path__):
+    import_module(f"{methods.__name__}.{_module.name}")
 for _plugin in entry_points(group="tokenlab.compressors"):
     _plugin.load()
-
-__all__ = ["REGISTRY", "Pipeline", "TokenCompressor"]

@@ -1,26 +1,19 @@
-"""The five stages, what a method sees at each, and the registry of methods.
+"""What all methods share: hyper-parameters that every method has, the registry, noise, and layer numbers.
 
-A stage is an abstract class with one abstract method; a method is a final, frozen dataclass under one stage or several:
-
-    class Topic(GridReduction, name="topic"): ...
-
-registers itself by being defined. Methods hold no state, draw no noise of their own and know no model: they look at a
-view and return a `Reduction`; the model side applies it.
+Methods hold no state, draw no noise of their own and know no model: they look at a view and return a `Reduction`; the
+model side applies it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from abc import ABC
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
-from tokenlab.tensors import Evidence, Reduction, VisualTokens
+from tokenlab.tokens import Evidence
 
 State = Any
 """What a method passes from layer to layer or step to step: any value, held by the model side, `None` at first."""
@@ -48,6 +41,8 @@ class TokenCompressor(ABC):
     name: ClassVar[str]
     stage: ClassVar[str]
     paper: ClassVar[str] = ""
+    order: ClassVar[Literal["raster", "rank"]] = "raster"
+    """How a method's slots stand: sorted by anchor, or in the method's own order within the places they keep."""
     needs_full_grid: ClassVar[bool] = False
     """Whether the method must see all tokens of every frame it is given."""
     leaves_full_grid: ClassVar[bool] = False
@@ -92,158 +87,6 @@ class TokenCompressor(ABC):
         return self.retention_ratio == 1
 
 
-@dataclass(frozen=True)
-class FrameView:
-    """What frame selection sees: candidate frames before the tower."""
-
-    num_frames: int
-    seconds: Float[Tensor, " t"]  # each candidate's time
-    question: str
-    evidence: Mapping[Evidence, Tensor]
-    generator: torch.Generator
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrameSelection(TokenCompressor):
-    """Chooses frames before the vision tower reads them; the prompt is written for the chosen frames alone."""
-
-    positions: Literal["renumber"] = "renumber"
-
-    stage: ClassVar[str] = "frames"
-    leaves_full_grid: ClassVar[bool] = True
-
-    @abstractmethod
-    def select_frames(self, view: FrameView) -> Reduction:
-        """Which of the candidate frames stay, in time order; frames are pruned, never merged."""
-
-
-@dataclass(frozen=True)
-class BlockView:
-    """What a method sees inside one block of the vision tower, between attention and MLP: all frames of a medium."""
-
-    layer: int
-    num_layers: int
-    hidden: Float[Tensor, "t n d"]
-    keys: Float[Tensor, "t n heads e"]  # of this block's attention
-    size: Float[Tensor, "t n"]  # how many patches each token stands for
-    patches: int  # tokens of a frame before the first block, protected ones included
-    protected: int  # leading tokens of every frame that may not go, such as [CLS]
-    generator: torch.Generator
-
-
-class TowerReduction(TokenCompressor):
-    """Reduces tokens inside the vision tower, block by block."""
-
-    stage: ClassVar[str] = "tower"
-    proportional_attention: ClassVar[bool] = False
-    """Whether later blocks weigh a token by how many patches it stands for (log size added to the logits)."""
-
-    @abstractmethod
-    def reduce_block(self, view: BlockView, state: State) -> tuple[Reduction, State]:
-        """The reduction of the t x n tokens, flattened frame by frame, and what the next block should know.
-
-        Tokens stay in their frame, and every frame keeps the same number.
-        """
-
-
-@dataclass(frozen=True)
-class GridView:
-    """What a method sees on the token grid: one medium's visual tokens as the LLM would receive them."""
-
-    tokens: VisualTokens
-    question: str
-    generator: torch.Generator
-
-    @property
-    def evidence(self) -> Mapping[Evidence, Tensor]:
-        """What the method asked for, by the key it asked with."""
-        return self.tokens.evidence
-
-
-class GridReduction(TokenCompressor):
-    """Reduces visual tokens on the token grid, between projector and LLM."""
-
-    stage: ClassVar[str] = "grid"
-    merges_before_projector: ClassVar[bool] = False
-    """Whether merged values are sums of what the projector reads, not of what it makes of it; where the projector does
-    not take tokens one by one, they are sums on the token grid all the same."""
-
-    @abstractmethod
-    def reduce_grid(self, view: GridView) -> Reduction:
-        """The reduction of the medium's tokens."""
-
-
-Moment = Literal["before_attention", "after_attention"]
-"""Where in a layer of the LLM: at its entry, or between its attention and its MLP."""
-
-
-@dataclass(frozen=True)
-class LayerView:
-    """What a method sees at one point of the LLM during prefill: the whole sequence, and where a medium is in it."""
-
-    layer: int
-    num_layers: int
-    moment: Moment
-    hidden: Float[Tensor, "s d"]
-    visual: Int[Tensor, " n"]  # where the medium's tokens are in the sequence, ascending
-    places: Int[Tensor, "n 3"]  # frame, row, column of each
-    tag: Int[Tensor, " n"] | None
-    initial: int  # visual tokens of the medium when the LLM began to read
-    text_after: tuple[int, int]  # span of the text that follows the last medium: the question
-    evidence: Mapping[Evidence, Tensor]
-    generator: torch.Generator
-
-
-class LayerReduction(TokenCompressor):
-    """Reduces visual tokens between the layers of the LLM, during prefill."""
-
-    stage: ClassVar[str] = "layers"
-
-    @abstractmethod
-    def points(self, num_layers: int) -> Sequence[tuple[int, Moment]]:
-        """At which layers of a model of this depth, and where in them, the method looks; in order."""
-
-    @abstractmethod
-    def reduce_layer(self, view: LayerView, state: State) -> tuple[Reduction, State]:
-        """The reduction of the medium's n tokens at this point, and what the next point should know."""
-
-
-@dataclass(frozen=True)
-class CacheView:
-    """What a method sees of one layer at one decode step."""
-
-    layer: int
-    num_layers: int
-    step: int  # 1 for the first token after the prefill's
-    visual: Int[Tensor, " n"]  # where the medium's tokens are in the layer's cache
-    evidence: Mapping[Evidence, Tensor]
-    generator: torch.Generator
-
-
-class CacheReduction(TokenCompressor):
-    """Chooses, while the answer is decoded, which visual tokens of the KV cache a step attends to."""
-
-    stage: ClassVar[str] = "cache"
-
-    @abstractmethod
-    def cache_layers(self, num_layers: int) -> Sequence[int]:
-        """The layers at whose entry the method looks, in a model of this depth; in order."""
-
-    @abstractmethod
-    def reduce_cache(self, view: CacheView, state: State) -> tuple[Reduction, State]:
-        """Which cached tokens this layer and those above it see in this step; the next step starts from all again."""
-
-
-STAGES: tuple[type[TokenCompressor], ...] = (
-    FrameSelection,
-    TowerReduction,
-    GridReduction,
-    LayerReduction,
-    CacheReduction,
-)
-"""In the order in which the walk of the data meets them."""
-
-
 def seeded_generator(seed: int, method: str, uid: str) -> torch.Generator:
     """Noise for one method on one sample: the same in every arm, batch, process and run.
 
@@ -260,3 +103,8 @@ def scaled_layer(authors_layer: int, authors_depth: int, num_layers: int) -> int
     1
     """
     return min(num_layers - 1, max(1, round(authors_layer * num_layers / authors_depth)))
+
+
+def list_compressors(stage: str | None = None) -> list[str]:
+    """Names every registered method, or those of one stage; other packages' come along once they are imported."""
+    return sorted(name for name, method in REGISTRY.items() if stage in (None, method.stage))

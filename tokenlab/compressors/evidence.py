@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from tokenlab.tensors import Combine, Evidence
+from tokenlab.reduction import Combine
+from tokenlab.tokens import Evidence
 
 Space = Literal["llm", "clip"]
 """`llm`: the language model's input embeddings; `clip`: the joint image-text space of a CLIP model."""

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import TypeVar
 
-from tokenlab.compressors.base import STAGES, GridReduction, TokenCompressor, TowerReduction
-from tokenlab.compressors.evidence import ProjectorInput
-from tokenlab.tensors import Evidence
+from tokenlab.compressors.base import TokenCompressor
+from tokenlab.compressors.evidence import LastAttention, ProjectorInput
+from tokenlab.compressors.stages import STAGES, CacheReduction, GridReduction, LayerReduction, Moment, TowerReduction
+from tokenlab.tokens import Evidence
 
 Stage = TypeVar("Stage", bound=TokenCompressor)
+
+LAST_ATTENTION = LastAttention()
 
 
 @dataclass(frozen=True)
@@ -51,20 +56,100 @@ class Pipeline:
         """The compressors that are not switched off by `retention_ratio: 1`."""
         return tuple(compressor for compressor in self.compressors if not compressor.is_off)
 
-    def at(self, stage: type[Stage]) -> tuple[Stage, ...]:
+    def of_stage(self, stage: type[Stage]) -> tuple[Stage, ...]:
         """The active compressors that act at one stage, in order."""
         return tuple(compressor for compressor in self.active if isinstance(compressor, stage))
 
     def needs(self) -> frozenset[Evidence]:
         """All evidence that some active compressor looks at, and what it takes to merge before the projector."""
-        asked = frozenset().union(*(compressor.needs() for compressor in self.active))
-        if any(method.merges_before_projector for method in self.at(GridReduction)):
-            asked |= {ProjectorInput()}
-        return asked
+        return self._needs
+
+    @cached_property
+    def _needs(self) -> frozenset[Evidence]:
+        needs = frozenset().union(*(compressor.needs() for compressor in self.active))
+        if any(method.merges_before_projector for method in self.of_stage(GridReduction)):
+            needs |= {ProjectorInput()}
+        return needs
+
+    def layer_plan(self, num_layers: int) -> LayerPlan:
+        """Where the pipeline's methods act inside an LLM of this depth; worked out once."""
+        if num_layers not in self._layer_plans:
+            self._layer_plans[num_layers] = LayerPlan.of(self, num_layers)
+        return self._layer_plans[num_layers]
+
+    @cached_property
+    def _layer_plans(self) -> dict[int, LayerPlan]:
+        return {}
 
     def describe(self) -> list[dict[str, dict]]:
         """Names and all hyper-parameters, as a config would spell them."""
         return [{compressor.name: asdict(compressor)} for compressor in self.compressors]
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """Where the methods of a pipeline act inside an LLM of some depth.
+
+    Attributes:
+        layer_methods: Methods that reduce between layers, in order.
+        cache_methods: Methods that choose what decode steps look at, in order.
+        points: By layer and moment, which of the layer methods look there.
+        cache_points: By layer, which of the cache methods choose there.
+        first_layer: The first layer at which any of them acts; the LLM's depth where none does.
+        split_layers: Layers in which tokens go between attention and MLP.
+        narrowed_layers: Layers whose decode steps may look at a part of their cache.
+        prefill_probes: Layers whose attention some method looks at during prefill.
+        decode_probes: Layers whose attention some method looks at during decoding.
+    """
+
+    layer_methods: tuple[LayerReduction, ...]
+    cache_methods: tuple[CacheReduction, ...]
+    points: Mapping[tuple[int, Moment], tuple[int, ...]]
+    cache_points: Mapping[int, tuple[int, ...]]
+    first_layer: int
+    split_layers: frozenset[int]
+    narrowed_layers: frozenset[int]
+    prefill_probes: frozenset[int]
+    decode_probes: frozenset[int]
+
+    @classmethod
+    def of(cls, pipeline: Pipeline, num_layers: int) -> LayerPlan:
+        """Asks every method once."""
+        layer_methods, cache_methods = pipeline.of_stage(LayerReduction), pipeline.of_stage(CacheReduction)
+        points: dict[tuple[int, Moment], tuple[int, ...]] = {}
+        cache_points: dict[int, tuple[int, ...]] = {}
+        prefill_probes, decode_probes = set(), set()
+        for place, method in enumerate(layer_methods):
+            for layer, moment in method.points(num_layers):
+                points[layer, moment] = (*points.get((layer, moment), ()), place)
+                if LAST_ATTENTION in method.needs():
+                    prefill_probes.add(layer if moment == "after_attention" else layer - 1)
+        for place, method in enumerate(cache_methods):
+            for layer in method.cache_layers(num_layers):
+                cache_points[layer] = (*cache_points.get(layer, ()), place)
+                if LAST_ATTENTION in method.needs():
+                    decode_probes.add(layer - 1)
+        return cls(
+            layer_methods,
+            cache_methods,
+            points,
+            cache_points,
+            first_layer=min([layer for layer, _ in points] + [*cache_points], default=num_layers),
+            split_layers=frozenset(layer for layer, moment in points if moment == "after_attention"),
+            narrowed_layers=frozenset(range(min(cache_points, default=num_layers), num_layers)),
+            prefill_probes=frozenset(prefill_probes - {-1}),
+            decode_probes=frozenset(decode_probes - {-1}),
+        )
+
+    @property
+    def acts(self) -> bool:
+        """Whether any method acts inside the LLM."""
+        return bool(self.layer_methods or self.cache_methods)
+
+    @property
+    def probed_layers(self) -> frozenset[int]:
+        """Layers whose attention is recorded or narrowed."""
+        return self.prefill_probes | self.decode_probes | self.narrowed_layers
 
 
 def fingerprint(description: object) -> str:

@@ -21,9 +21,9 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from tokenlab.data.image import read_image
+from tokenlab.data.media.image import read_image
+from tokenlab.data.media.video import MediaError, decode
 from tokenlab.data.samples import Clip, Sample
-from tokenlab.data.video import MediaError, decode
 from tokenlab.errors import UserError
 
 Split = Literal["validation", "test", "predict"]
@@ -39,7 +39,7 @@ class MediaFile:
     """A video, or an image."""
 
     path: Path
-    still: bool = False
+    is_image: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class ClipDataset(Dataset[Clip]):
         start = perf_counter()
         try:
             media = tuple(
-                read_image(file.path) if file.still else decode(file.path, self.num_frames) for file in entry.media
+                read_image(file.path) if file.is_image else decode(file.path, self.num_frames) for file in entry.media
             )
         except MediaError as reason:
             error = str(reason)

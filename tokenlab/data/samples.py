@@ -37,7 +37,7 @@ class Frames:
     pixels: UInt8[np.ndarray, "t h w 3"]
     numbers: tuple[int, ...]  # 0-based frame numbers in the file
     seconds: Float[np.ndarray, " t"]
-    still: bool = False  # an image, not a video of one frame
+    is_image: bool = False  # an image, not a video of one frame
 
     def at(self, index: Int[np.ndarray, " s"]) -> Frames:
         """Some of the frames."""

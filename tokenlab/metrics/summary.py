@@ -10,8 +10,9 @@ from pathlib import Path
 from statistics import fmean, median
 
 from tokenlab.errors import UserError
-from tokenlab.metrics.accuracy import LEVEL, Interval, clustered_interval, exact_match
+from tokenlab.metrics.answers import exact_match
 from tokenlab.metrics.record import Record
+from tokenlab.statistics.intervals import LEVEL, Interval, clustered_interval
 
 BASELINE = "full"  # the arm that others are compared with
 

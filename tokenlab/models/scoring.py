@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
-from transformers import LogitsProcessor, LogitsProcessorList
+from jaxtyping import Float
+from torch import Tensor
+from transformers import DynamicCache
 
 from tokenlab.errors import SampleError
-from tokenlab.models.arrangement import arrange
-from tokenlab.models.entry import Rewrite
-from tokenlab.models.frozen import FrozenMLLM
-from tokenlab.models.layers import reduced
-from tokenlab.models.requests import Request, finished
-from tokenlab.tensors import Reduction, Trace
+from tokenlab.models.hf import CACHE, new_cache
+from tokenlab.models.llm.layer_hooks import DecoderHooks
+from tokenlab.models.mllm import LoadedModel, llm_trace
+from tokenlab.models.request import Request
+from tokenlab.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -36,74 +36,77 @@ class Scores:
 
 
 @torch.inference_mode()
-def score(mllm: FrozenMLLM, request: Request, options: Sequence[str]) -> Scores:
-    """Log-likelihoods of options as answers to one reduced request; raises SampleError for an empty option."""
-    tokenizer = mllm.writer.processor.tokenizer
-    ids = [tokenizer(option, add_special_tokens=False)["input_ids"] for option in options]
-    if not ids or not all(ids):
-        raise SampleError(f"options {list(options)} cannot be scored: there must be some, and none may be empty")
-    rewrite = request.rewrite or _untouched(request)
-    passage = None if request.passage is None else request.passage()
-    with reduced(mllm.model, [rewrite], [passage] if passage else []) as rewind:
-        options_fed = _Options(ids, rewind)
-        handle = mllm.model.register_forward_hook(options_fed.hear)
-        try:
-            mllm.decode(
-                [request], logits_processor=LogitsProcessorList([options_fed]), max_new_tokens=options_fed.num_calls
-            )
-        finally:
-            handle.remove()
-    lengths = tuple(map(len, ids))
-    return Scores(tuple(options_fed.log_likelihoods), lengths, _trace(request, passage, lengths, mllm))
-
-
-def _untouched(request: Request) -> Rewrite:
-    """Nothing reduced, but in the hooks' hands, which can go back."""
-    media = [each.tokens for each in request.encoded]
-    kept = (Reduction.identity(tokens.num_tokens, tokens.values.device) for tokens in media)
-    return Rewrite(request.prompt, arrange(request.prompt, []), tuple(tokens.values for tokens in media), tuple(kept))
-
-
-def _trace(request: Request, passage: Any, lengths: Sequence[int], mllm: FrozenMLLM) -> Trace:
-    trace = finished(request.trace, passage, sum(lengths) - len(lengths) + 1)
-    if passage is not None and passage.cache_methods:
-        return trace
-    cached = trace.attention_tokens or (trace.prefill_tokens,) * mllm.config.get_text_config().num_hidden_layers
-    steps = [step for length in lengths for step in range(length - 1)]
-    return replace(trace, decode_sight=tuple(tuple(tokens + step for tokens in cached) for step in steps))
-
-
-class _Options(LogitsProcessor):
-    """Feeds `generate` one option after the other; each begins where the prompt ends.
+def score(loaded: LoadedModel, request: Request, options: Sequence[str]) -> Scores:
+    """Scores options as answers to one reduced request; raises SampleError for an empty option.
 
     Likelihoods are of the model's own logits: no penalty of its generation config touches them.
     """
+    tokenizer = loaded.processor.tokenizer
+    ids = [tokenizer(option, add_special_tokens=False)["input_ids"] for option in options]
+    if not ids or not all(ids):
+        raise SampleError(f"options {list(options)} cannot be scored: there must be some, and none may be empty")
+    with ExitStack() as stack:
+        arguments, hooks = loaded.llm_arguments([_with_positions(loaded, request)], stack)
+        decoding = _Decoding(loaded, arguments, hooks)
+        log_likelihoods = tuple(decoding.log_likelihood(option) for option in ids)
+    lengths = tuple(map(len, ids))
+    return Scores(log_likelihoods, lengths, request.trace + _trace(loaded, request, hooks, lengths))
 
-    def __init__(self, options: Sequence[Sequence[int]], rewind: Callable[[int], None]) -> None:
-        self.rewind = rewind
-        self.log_likelihoods = [0.0] * len(options)
-        self.num_calls = sum(map(len, options)) - len(options) + 1
-        self.feeding = self._feed(options)
-        self.heard = torch.empty(0)
 
-    def hear(self, _: nn.Module, __: tuple, output: Any) -> None:
-        """Keeps what the model says of the next token."""
-        self.heard = output.logits[0, -1].float().log_softmax(-1)
+def _with_positions(loaded: LoadedModel, request: Request) -> Request:
+    """The request with position ids of its own: what follows the prompt continues at them."""
+    if request.prompt.positions is not None:
+        return request
+    prompt = request.prompt.layout.prompt
+    positions = loaded.positions(prompt, request.prompt.encoded)
+    return replace(request, prompt=replace(request.prompt, positions=positions, original_positions=positions))
 
-    def __call__(self, _: Int[Tensor, "1 s"], scores: Float[Tensor, "1 v"]) -> Float[Tensor, "1 v"]:
-        """Makes the next token of an option the only one that can be chosen."""
-        forced = torch.full_like(scores, float("-inf"))
-        forced[:, next(self.feeding, 0)] = 0
-        return forced
 
-    def _feed(self, options: Sequence[Sequence[int]]) -> Iterator[int]:
-        """The tokens that must be read: all of every option but its last."""
-        behind_prompt = self.heard
-        for number, option in enumerate(options):
-            heard = behind_prompt
-            for token in option[:-1]:
-                self.log_likelihoods[number] += float(heard[token])
-                yield token
-                heard = self.heard
-            self.log_likelihoods[number] += float(heard[option[-1]])
-            self.rewind(len(option) - 1)
+def _trace(loaded: LoadedModel, request: Request, hooks: DecoderHooks | None, lengths: Sequence[int]) -> Trace:
+    """What happened inside the LLM: every option begins where the prompt ends."""
+    trace = llm_trace(hooks and hooks.prompts[0], sum(lengths) - len(lengths) + 1)
+    if hooks is not None and hooks.plan.cache_methods:
+        return trace
+    cached = trace.attention_tokens or (len(request.prompt.layout),) * len(loaded.decoder.layers)
+    steps = [step for length in lengths for step in range(length - 1)]
+    return replace(trace, visible_tokens=tuple(tuple(tokens + step for tokens in cached) for step in steps))
+
+
+class _Decoding:
+    """One prompt behind its prefill, from which every option begins anew.
+
+    Plain forwards get a mask of ones: without one, transformers takes gaps in the positions for packed documents.
+    """
+
+    def __init__(self, loaded: LoadedModel, arguments: dict[str, Any], hooks: DecoderHooks | None) -> None:
+        self.model, self.hooks = loaded.model, hooks
+        self.kv_cache: DynamicCache = new_cache(self.model)
+        self.mask = arguments["attention_mask"]
+        self.last_position = arguments["position_ids"][..., -1:]
+        self.behind_prompt = self._forward(**arguments)
+
+    def log_likelihood(self, option: Sequence[int]) -> float:
+        """Of one option; afterwards everything is as it was behind the prompt."""
+        likelihoods, total = self.behind_prompt, 0.0
+        for step, token in enumerate(option, start=1):
+            total += float(likelihoods[token])
+            if step < len(option):
+                likelihoods = self._step(token, step)
+        self._rewind(len(option) - 1)
+        return total
+
+    def _step(self, token: int, step: int) -> Float[Tensor, " v"]:
+        """Log-likelihoods of what follows one more token."""
+        ids = torch.tensor([[token]], device=self.mask.device)
+        mask = torch.cat([self.mask, self.mask.new_ones(1, step)], dim=1)
+        return self._forward(input_ids=ids, attention_mask=mask, position_ids=self.last_position + step)
+
+    def _forward(self, **arguments: Any) -> Float[Tensor, " v"]:
+        output: Any = self.model(**arguments, use_cache=True, logits_to_keep=1, **{CACHE: self.kv_cache})
+        return output.logits[0, -1].float().log_softmax(-1)
+
+    def _rewind(self, steps: int) -> None:
+        if steps:
+            self.kv_cache.crop(-steps)
+        if self.hooks is not None:
+            self.hooks.rewind(steps)

@@ -17,7 +17,8 @@ class MLLM:
         attn_implementation: Attention kernel of transformers.
         quantization: Loads 8- or 4-bit weights, through bitsandbytes.
         device_map: Spreads a model over several devices, through accelerate: `auto`, or another of its names.
-        batch_size: Prompts that go through the LLM together; never changes an answer. 8-bit weights take one.
+        batch_size: Prompts that go through the LLM together; never changes an answer. By default 8, but
+            1 on a CPU, where padding costs more than a batch saves, and with 8-bit weights.
         max_new_tokens: Longest answer.
         trust_remote_code: Runs code that the checkpoint brings along.
         auxiliary: Further encoders that offer evidence the checkpoint lacks, as `{KIND: FOLDER_OR_ID}`: `clip`, whose
@@ -31,7 +32,7 @@ class MLLM:
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     quantization: Literal["8bit", "4bit"] | None = None
     device_map: str | None = None
-    batch_size: int = 8
+    batch_size: int | None = None
     max_new_tokens: int = 16
     trust_remote_code: bool = False
     auxiliary: dict[str, str] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -115,6 +116,9 @@ def clip_config() -> CLIPConfig:
 def llava_config() -> LlavaConfig:
     """That CLIP's vision tower, a two-layer projector and a Llama of 1.9 M parameters."""
     ids = {word: i for i, word in enumerate(SPECIAL)}
+    special: dict[str, Any] = {f"{name}_token_id": ids[f"<{name}>"] for name in ("pad", "bos", "eos")}
+    # Not a key of Hugging Face's: how the bench writes the number of a frame before its image.
+    bench_only: dict[str, Any] = {"frame_text": "f{number}"}
     text = LlamaConfig(
         vocab_size=len(vocabulary()),
         hidden_size=192,
@@ -126,9 +130,7 @@ def llava_config() -> LlavaConfig:
         # 1 / sqrt(192): with the usual 0.02 attention takes many times as long to tie colours to shapes.
         initializer_range=0.07,
         tie_word_embeddings=True,
-        pad_token_id=ids["<pad>"],
-        bos_token_id=ids["<bos>"],
-        eos_token_id=ids["<eos>"],
+        **special,
     )
     return LlavaConfig(
         vision_config=clip_config().vision_config,
@@ -138,11 +140,8 @@ def llava_config() -> LlavaConfig:
         vision_feature_layer=FEATURE_LAYER,
         vision_feature_select_strategy="default",
         tie_word_embeddings=True,
-        pad_token_id=ids["<pad>"],
-        bos_token_id=ids["<bos>"],
-        eos_token_id=ids["<eos>"],
-        # Not a key of Hugging Face's: how the bench writes the number of a frame before its image.
-        frame_text="f{number}",
+        **special,
+        **bench_only,
     )
 
 

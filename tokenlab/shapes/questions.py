@@ -46,7 +46,7 @@ def quadrant(x: float, y: float) -> str:
     return f"{'top' if y < SIZE / 2 else 'bottom'} {'left' if x < SIZE / 2 else 'right'}"
 
 
-def questions(scene: Scene, frames: Sequence[int] = ALL_FRAMES, training: bool = False) -> list[Question]:
+def possible_questions(scene: Scene, frames: Sequence[int] = ALL_FRAMES, training: bool = False) -> list[Question]:
     """All legal questions of a scene which can be answered from the given frames (from 1, ascending).
 
     With frames missing, a question stays only if those shown still decide the answer that the whole video gives.
@@ -210,7 +210,7 @@ def sample_questions(scenes: Sequence[Scene], per_video: int) -> list[list[Quest
 
 def _by_type(scene: Scene) -> dict[str, list[Question]]:
     pool: dict[str, list[Question]] = {type: [] for type in TYPES}
-    for question in questions(scene):
+    for question in possible_questions(scene):
         pool[question.type].append(question)
     return pool
 

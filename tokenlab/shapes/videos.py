@@ -17,7 +17,7 @@ QUALITY = {"crf": "16", "preset": "veryfast"}
 """Constant rate factor 16 is close to what the eye cannot tell from the original."""
 
 
-def encode(frames: UInt8[np.ndarray, "frames height width 3"]) -> bytes:
+def encode_video(frames: UInt8[np.ndarray, "frames height width 3"]) -> bytes:
     """An H.264 mp4 of the frames."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
@@ -32,7 +32,7 @@ def encode(frames: UInt8[np.ndarray, "frames height width 3"]) -> bytes:
     return buffer.getvalue()
 
 
-def decode(video: Path | bytes) -> UInt8[np.ndarray, "frames height width 3"]:
+def decode_video(video: Path | bytes) -> UInt8[np.ndarray, "frames height width 3"]:
     """All frames of a video, through decord."""
     source = io.BytesIO(video) if isinstance(video, bytes) else str(video)
     reader = decord.VideoReader(source, ctx=decord.cpu(0), num_threads=1)
@@ -49,7 +49,7 @@ def ensure_videos(folder: Path, seeds: Iterable[int]) -> list[Path]:
         if not path.exists():
             # Two processes may write the same file: each its own, and the last rename wins with the same bytes.
             unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-            unfinished.write_bytes(encode(render(Scene.from_seed(seed))))
+            unfinished.write_bytes(encode_video(render(Scene.from_seed(seed))))
             unfinished.replace(path)
         paths.append(path)
     return paths

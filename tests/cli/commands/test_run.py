@@ -1,0 +1,134 @@
+"""Runs with a model that answers at once: what the command line does before, during and after a run."""
+
+import signal
+
+import pytest
+import yaml
+from lightning import LightningModule
+from torch.utils.data import DataLoader
+
+from tokenlab.cli import main
+from tokenlab.cli.commands import lightning_cli as glue
+from tokenlab.compressors import TokenCompressor
+from tokenlab.data.module import QuestionData
+from tokenlab.errors import UserError
+from tokenlab.models.settings import MLLM
+
+CONFIG = """
+model: {mllm: {checkpoint: shapes}, pipelines: {full: [], topic: [{topic: {retention_ratio: [0.5, 1]}}]}}
+data: {class_path: tests.cli.test_run.Numbers}
+trainer: {logger: false, accelerator: cpu}
+"""
+
+
+class Numbers(QuestionData):
+    def clips(self, split):
+        return []
+
+    def setup(self, stage):
+        pass
+
+    def val_dataloader(self):
+        return DataLoader(range(3), collate_fn=lambda numbers: [])
+
+
+class Answers(LightningModule):
+    outcome = 0
+
+    def __init__(self, mllm: MLLM, pipelines: dict[str, list[TokenCompressor]], seed: int = 0) -> None:
+        super().__init__()
+        self.pipelines, self.num_failed = pipelines, 0
+
+    def validation_step(self, batch):
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        self.num_failed = self.outcome
+
+
+@pytest.fixture
+def validate(tmp_path, monkeypatch):
+    (tmp_path / "mine.yaml").write_text(CONFIG.replace("tests.cli.test_run", __name__))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(glue, "Evaluation", Answers)
+    interrupt = signal.getsignal(signal.SIGINT)
+
+    def run(*argv, outcome=0):
+        monkeypatch.setattr(Answers, "outcome", outcome)
+        return main(["validate", "--config", "mine.yaml", *argv])
+
+    yield run
+    signal.signal(signal.SIGINT, interrupt)
+
+
+@pytest.mark.parametrize(("outcome", "code"), [(0, 0), (2, 3), (KeyboardInterrupt(), 130), (UserError("no\n  way"), 2)])
+def test_exit_codes(validate, capsys, outcome, code):
+    assert validate(outcome=outcome) == code
+    if code == 2:
+        assert capsys.readouterr().err.endswith("tokenlab: error: no way\n")
+
+
+def test_bugs_of_a_run_keep_their_traceback(validate):
+    with pytest.raises(ZeroDivisionError):
+        validate(outcome=ZeroDivisionError())
+
+
+def test_the_run_folder_holds_a_config_that_repeats_the_run(validate, tmp_path):
+    assert validate("--run.folder", "here", "--model.pipelines.text=[text: {retention_ratio: 0.5}]") == 0
+    config = yaml.safe_load((tmp_path / "here" / "config.yaml").read_text())
+    assert list(config["model"]["pipelines"]) == ["full", "topic@0.5", "topic@1", "text"]
+    assert config["model"]["pipelines"]["topic@1"][0]["init_args"]["positions"] == "keep"
+    assert config["run"] == {"folder": None}
+    assert main(["validate", "--config", "here/config.yaml"]) == 0
+    assert list((tmp_path / "runs").glob("config-*"))
+
+
+def test_the_terminal_is_left_to_progress_bar_and_table(validate, capfd, recwarn):
+    assert validate() == 0
+    captured = capfd.readouterr()
+    assert captured.err == ""
+    for noise in ("GPU available", "Tip", "Seed set", "Warning", "Validate metric"):
+        assert noise not in captured.out
+    shown = [warning for warning in recwarn if not issubclass(warning.category, DeprecationWarning)]
+    assert [str(warning.message) for warning in shown] == []
+
+
+def test_loggers_write_into_the_run_folder(validate, tmp_path):
+    assert validate("--trainer.logger=null", "--run.folder=logged") == 0
+    assert list((tmp_path / "logged").glob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["--trainer.devces=2"], "there is no option --trainer.devces; did you mean '--trainer.devices'"),
+        (["--trainer.max_epochs=x"], "trainer.max_epochs: must be a whole number or null, got x"),
+        (["--trainer.accelerator=tpuu"], "trainer: "),
+        (["--run.foldr=x"], "there is no option --run.foldr; did you mean '--run.folder'?"),
+        (["--model.seed=x"], "model.seed: must be a whole number, got x"),
+        (["extra"], "'extra' stands alone"),
+    ],
+)
+def test_mistakes_are_one_line(validate, capsys, argv, line):
+    assert validate(*argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"tokenlab: error: {line}")
+    assert error.count("\n") == 1
+
+
+def test_misspelt_settings_in_a_config(validate, tmp_path, capsys):
+    (tmp_path / "more.yaml").write_text("trainer: {devces: 1}")
+    assert validate("--config", "more.yaml") == 2
+    assert "trainer: there is no parameter 'devces'; did you mean 'devices'?" in capsys.readouterr().err
+
+
+def test_a_progress_bar_can_be_chosen_or_left_out(validate):
+    assert validate("--trainer.enable_progress_bar=false") == 0
+    assert validate("--trainer.callbacks=lightning.pytorch.callbacks.TQDMProgressBar", "--run.folder=b") == 0
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_help_of_a_command(command, capsys):
+    assert main([command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "--run.folder" in out
+    assert "ckpt_path" not in out

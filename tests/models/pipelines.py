@@ -1,0 +1,134 @@
+"""Pipelines that the model side is tried with: all methods, compositions of stages, and stubs that act everywhere."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from tokenlab.compressors import REGISTRY, Pipeline
+from tokenlab.compressors.stages import CacheReduction, LayerReduction, TowerReduction
+from tokenlab.models.families import FAMILIES, Family
+from tokenlab.models.families.support import why_unsupported
+from tokenlab.reduction import Reduction
+
+SUBSET = (
+    "visionzip",
+    "joint",
+    "joint other",
+    "frames then grid",
+    "merge, pool, prune",
+    "similarity other positions",
+    "fastv other positions",
+    "framefusion",
+    "grid, layers, cache",
+    "tome",
+    "tower, then grid",
+)
+"""The pipelines that are tried on every family; the others on one family a way of reading."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thinning(LayerReduction):
+    """Drops every third token, wherever it looks; without evidence, whose products would be counted."""
+
+    name: ClassVar[str] = "thinning"
+    at: tuple[tuple[int, str], ...] = ()
+
+    def points(self, num_layers):
+        return self.at
+
+    def reduce_layer(self, view, state):
+        tokens = view.visual.shape[0]
+        left = [i for i in range(tokens) if i % 3 != 2]
+        return Reduction.keep(torch.tensor(left), tokens), state
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThinningTower(TowerReduction):
+    """Drops every fourth patch of every frame in every block."""
+
+    name: ClassVar[str] = "thinning_tower"
+
+    def reduce_block(self, view, state):
+        tokens = torch.arange(view.size.numel()).reshape(view.size.shape)
+        patch = torch.arange(view.size.shape[1]) - view.protected
+        return Reduction.keep(tokens[:, (patch < 0) | (patch % 4 != 3)].flatten(), view.size.numel()), state
+
+
+def thinning(*at, **kwargs) -> Thinning:
+    return Thinning(retention_ratio=0.5, at=at, **kwargs)
+
+
+DRIVEN = sorted(
+    name for name, method in REGISTRY.items() if not why_unsupported(FAMILIES["llava"], method(retention_ratio=0.4))
+)
+"""The methods that the model side can run without further encoders."""
+
+PIPELINES = {
+    **{name: ((name, {"retention_ratio": 0.4}),) for name in DRIVEN},
+    **{
+        f"{name} other positions": ((name, {"retention_ratio": 0.4, "positions": positions}),)
+        for name, positions in (
+            ("similarity", "keep"),
+            ("topic", "renumber"),
+            ("random", "renumber"),
+            ("pool", "renumber"),
+            ("fastv", "renumber"),
+        )
+    },
+    "tome other positions": (("tome", {"retention_ratio": 0.4, "positions": "renumber"}),),
+    "tome, authors' budget": (("tome", {"r": 9, "inflect": -0.5}),),
+    "tower, then grid": (("tome", {"retention_ratio": 0.6}), ("topic", {"retention_ratio": 0.5})),
+    "tower, grid, layers": (
+        ("tome", {"retention_ratio": 0.8}),
+        ("text", {"retention_ratio": 0.7, "positions": "renumber"}),
+        ("fastv", {"retention_ratio": 0.5}),
+    ),
+    "frames, tower": (("frame_stride", {"retention_ratio": 0.5}), ("tome", {"retention_ratio": 0.5})),
+    "framefusion, authors' budget": (("framefusion", {"cost": 0.3, "separators": "follow"}),),
+    "two in the layers": (("framefusion", {"retention_ratio": 0.6}), ("fastv", {"retention_ratio": 0.3})),
+    "grid, layers, cache": (
+        ("similarity", {"retention_ratio": 0.6}),
+        ("fastv", {"retention_ratio": 0.7}),
+        ("half_sight", {"retention_ratio": 0.5}),
+    ),
+    "similarity separators kept": (("similarity", {"retention_ratio": 0.4, "separators": "keep"}),),
+    "joint": (("similarity", {"retention_ratio": 0.5}), ("text", {"retention_ratio": 0.4})),
+    "joint other": (("differential", {"retention_ratio": 0.5}), ("topic", {"retention_ratio": 0.3})),
+    "frames then grid": (("frame_stride", {"retention_ratio": 0.5}), ("random", {"retention_ratio": 0.4})),
+    "merge twice": (("differential", {"retention_ratio": 0.6}), ("similarity", {"retention_ratio": 0.5})),
+    "merge, pool, prune": (
+        ("similarity", {"retention_ratio": 0.6}),
+        ("pool", {"retention_ratio": 0.5}),
+        ("random", {"retention_ratio": 0.2}),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfSight(CacheReduction):
+    """Every second visual token, others in every other step, from the second layer on."""
+
+    name: ClassVar[str] = "half_sight"
+
+    def cache_layers(self, num_layers):
+        return [1]
+
+    def reduce_cache(self, view, state):
+        tokens = view.visual.shape[0]
+        return Reduction.keep(torch.arange(view.step % 2 if tokens > 1 else 0, tokens, 2), tokens), state
+
+
+def build(methods) -> Pipeline:
+    known = {**REGISTRY, HalfSight.name: HalfSight}
+    return Pipeline(tuple(known[name](**arguments) for name, arguments in methods))
+
+
+def possible(family: Family, pipelines: Mapping[str, Pipeline]) -> dict[str, Pipeline]:
+    """Those that a family can have."""
+    return {
+        name: pipeline
+        for name, pipeline in pipelines.items()
+        if not any(why_unsupported(family, compressor) for compressor in pipeline.compressors)
+    }

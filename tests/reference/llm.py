@@ -1,0 +1,178 @@
+"""An independent reference for what happens inside the LLM: layer by layer, one sample, no cache, no hooks.
+
+Like `reference.py` it imports nothing from `tokenlab.models`. Every answer token comes from a whole new pass over the
+prompt and the answer so far; what earlier answer tokens were allowed to see is kept, and masked by hand.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.reference.families import Checkpoint
+from tests.reference.sequence import Token, cut, shrink
+from tokenlab.compressors import Pipeline
+from tokenlab.compressors.base import seeded_generator
+from tokenlab.compressors.evidence import LastAttention
+from tokenlab.compressors.stages import CacheReduction, CacheView, LayerReduction, LayerView
+from tokenlab.reduction import Reduction
+from tokenlab.tokens import VisualTokens
+
+Media = list[VisualTokens]
+
+
+@dataclass
+class Inside:
+    """One request; `unseen` holds, for each answer token fed back so far, the slots it did not look at."""
+
+    checkpoint: Checkpoint
+    pipeline: Pipeline
+    uid: str
+    seed: int = 0
+    unseen: list[set[int]] = field(default_factory=list)
+    cache_state: dict[str, Any] = field(default_factory=dict)
+
+    def greedy(
+        self, sequence: list[Token], original: list[Token], media: Media, new_tokens: int, forced=()
+    ) -> list[Tensor]:
+        """The logits of every step of the answer, until the end of sequence."""
+        model, answer, steps = self.checkpoint.model, [], []
+        for _ in range(new_tokens):
+            hidden = self.forward([replace(t, deep=list(t.deep)) for t in sequence], original, list(media), answer)
+            steps.append(model.lm_head(model.model.get_decoder().norm(hidden)))
+            answer.append(next_token(steps, forced))
+            if answer[-1] == model.generation_config.eos_token_id:
+                break
+        return steps
+
+    def forward(
+        self, prompt: list[Token], original: list[Token], media: list[VisualTokens], answer: list[int]
+    ) -> Tensor:
+        """The last token's hidden state behind the last layer."""
+        model = self.checkpoint.model
+        decoder, eager = model.model.get_decoder(), self.checkpoint.eager.model.get_decoder()
+        tail = model.get_input_embeddings()(torch.tensor(answer, dtype=torch.long))
+        prompt, media = in_order(prompt, media)
+        initial, states, narrowed = [tokens.num_tokens for tokens in media], {}, False
+        paid = paid_by_last = None
+        for number, (layer, twin) in enumerate(zip(decoder.layers, eager.layers, strict=True)):
+            walk = (number, len(decoder.layers), initial, states)
+            prompt, media, paid = self.cut(prompt, media, original, (*walk, "before_attention"), paid)
+            if answer and (deciding := self.cache_methods(number, len(decoder.layers))):
+                narrowed = True
+                if len(self.unseen) < len(answer):
+                    self.choose(deciding, prompt, number, len(decoder.layers), len(answer), paid_by_last)
+            hidden = torch.cat([torch.stack([token.value for token in prompt]), tail])[None]
+            rotary = decoder.rotary_emb(hidden, positions(prompt, len(answer)))
+            mask = self.mask(prompt, len(answer), narrowed)
+            given = {"position_embeddings": rotary, "attention_mask": mask}
+            attended = layer.self_attn(layer.input_layernorm(hidden), **given)[0]
+            weights = twin.self_attn(twin.input_layernorm(hidden), **given)[1].mean(1)[0]
+            paid, paid_by_last = weights[len(prompt) - 1, : len(prompt)], weights[-1]
+            hidden = (hidden + attended)[0]
+            set_values(prompt, hidden)
+            tail = hidden[len(prompt) :]
+            prompt, media, paid = self.cut(prompt, media, original, (*walk, "after_attention"), paid)
+            hidden = torch.cat([torch.stack([token.value for token in prompt]), tail])[None]
+            hidden = (hidden + layer.mlp(layer.post_attention_layernorm(hidden)))[0]
+            set_values(prompt, hidden)
+            tail = hidden[len(prompt) :]
+            for token in prompt:
+                if token.deep:
+                    token.value = token.value + token.deep.pop(0)
+        return hidden[-1] if answer else prompt[-1].value
+
+    def cut(self, prompt, media, original, where, paid) -> tuple[list[Token], Media, Tensor | None]:
+        """Every method that looks at this point, in order; attention paid earlier stays with the tokens it was paid."""
+        layer, num_layers, initial, states, moment = where
+        for method in self.pipeline.of_stage(LayerReduction):
+            if (layer, moment) not in method.points(num_layers):
+                continue
+            shown = [i for i, token in enumerate(prompt) if token.run is not None]
+            decisions, media = [], list(media)
+            for number, tokens in enumerate(media):
+                visual = slots_of(prompt, number)
+                view = LayerView(
+                    layer=layer,
+                    num_layers=num_layers,
+                    moment=moment,
+                    hidden=torch.stack([token.value for token in prompt]),
+                    visual=torch.tensor(visual),
+                    places=tokens.places,
+                    tag=tokens.tag,
+                    initial=initial[number],
+                    text_after=(shown[-1] + 1, len(prompt)),
+                    evidence={} if paid is None else {LastAttention(): paid},
+                    generator=seeded_generator(self.seed, method.name, self.uid),
+                )
+                key = method.name, number
+                reduction, states[key] = method.reduce_layer(view, states.get(key))
+                media[number] = replace(tokens, values=torch.stack([prompt[i].value for i in visual]))
+                decisions.append(reduction)
+            received = {} if paid is None else {id(t.home): p for t, p in zip(prompt, paid, strict=True)}
+            for number, reduction in enumerate(decisions):
+                prompt, media = cut(prompt, original, media, number, reduction, method)
+            prompt, media = in_order(prompt, media)
+            paid = torch.stack([received[id(token.home)] for token in prompt]) if received else None
+        return prompt, media, paid
+
+    def cache_methods(self, layer: int, num_layers: int) -> list[CacheReduction]:
+        return [m for m in self.pipeline.of_stage(CacheReduction) if layer in m.cache_layers(num_layers)]
+
+    def choose(self, methods, prompt, layer, num_layers, step, paid) -> None:
+        """What the newest answer token looks at from this layer on."""
+        (method,) = methods
+        unseen = set()
+        for number in sorted({token.medium for token in prompt if token.slot is not None}):
+            visual = slots_of(prompt, number)
+            generator = seeded_generator(self.seed, method.name, self.uid)
+            view = CacheView(layer, num_layers, step, torch.tensor(visual), {LastAttention(): paid}, generator)
+            key = method.name, number
+            reduction, self.cache_state[key] = method.reduce_cache(view, self.cache_state.get(key))
+            kept = {visual[i] for i in reduction.anchor.tolist()}
+            unseen |= {i for i in visual if i not in kept}
+        self.unseen.append(unseen)
+
+    def mask(self, prompt: list[Token], fed: int, narrowed: bool) -> Tensor:
+        """Causal; where sight is narrowed, every answer token by itself."""
+        length = len(prompt) + fed
+        hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
+        if narrowed:
+            for step, unseen in enumerate(self.unseen[:fed]):
+                hidden[len(prompt) + step, list(unseen)] = True
+        return torch.zeros(length, length).masked_fill(hidden, torch.finfo(torch.float32).min)[None, None]
+
+
+def next_token(steps: list[Tensor], forced) -> int:
+    """What is fed back after the latest step."""
+    return forced[len(steps) - 1] if forced else int(steps[-1].argmax())
+
+
+def slots_of(prompt: list[Token], medium: int) -> list[int]:
+    """Where a medium's tokens are, without its class tokens and newlines."""
+    return [i for i, token in enumerate(prompt) if token.slot is not None and token.medium == medium]
+
+
+def in_order(prompt: list[Token], media: Media) -> tuple[list[Token], Media]:
+    """Slots numbered as they stand in the sequence, medium by medium."""
+    ordered = []
+    for number, tokens in enumerate(media):
+        order = [prompt[i].slot for i in slots_of(prompt, number)]
+        rank = {slot: place for place, slot in enumerate(order)}
+        prompt = [replace(t, slot=rank[t.slot]) if t.medium == number and t.slot is not None else t for t in prompt]
+        ordered.append(shrink(tokens, Reduction.keep(torch.tensor(order), tokens.num_tokens)))
+    return prompt, ordered
+
+
+def set_values(prompt: list[Token], hidden: Tensor) -> None:
+    for token, value in zip(prompt, hidden, strict=False):
+        token.value = value
+
+
+def positions(prompt: list[Token], fed: int) -> Tensor:
+    """Answer tokens go on counting where the prompt ends, on every axis."""
+    last = prompt[-1].position
+    rows = [token.position for token in prompt] + [[axis + step for axis in last] for step in range(1, fed + 1)]
+    ids = torch.tensor(rows).T
+    return ids if len(ids) == 1 else ids[:, None]

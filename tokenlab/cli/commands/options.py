@@ -1,0 +1,67 @@
+"""Command lines with options of their own: their parser, and what several options take."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from tokenlab.cli.config.messages import short_message
+from tokenlab.cli.config.schema import suggest
+from tokenlab.errors import UserError
+from tokenlab.models.costs.configs import SHIPPED
+
+
+class Parser(argparse.ArgumentParser):
+    """One whose complaints are a user's mistakes."""
+
+    def error(self, message: str) -> NoReturn:
+        """One line instead of a page."""
+        mistake = re.match(r"argument (--[\w-]+)[^:]*: (.*)", message)
+        raise UserError(
+            f"{mistake[1]}: {mistake[2]}" if mistake else short_message(message, self._option_string_actions)
+        )
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """The type of an option that counts something."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text}")
+        return number
+
+    return read
+
+
+def resolution(text: str) -> tuple[int, int]:
+    """Height and width, from `WIDTHxHEIGHT`."""
+    sides = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if not sides:
+        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT, such as 640x360, got {text}")
+    return int(sides[2]), int(sides[1])
+
+
+def known_checkpoint(name: str) -> str:
+    """The name as it is, unless it looks like a slip in one that comes along."""
+    if "/" not in name and not Path(name).exists() and (hint := suggest(name, SHIPPED)) and name not in SHIPPED:
+        raise UserError(f"--checkpoint: no config of the name {name!r} comes along{hint}")
+    return name
+
+
+def writable(name: str | None) -> Path | None:
+    """Where to write, if it can be written to; asked before the work begins."""
+    if name is None:
+        return None
+    path = Path(name)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UserError(
+            f"--json: cannot write {name}: {'it is a folder' if path.is_dir() else 'there is no such folder'}"
+        )
+    return path

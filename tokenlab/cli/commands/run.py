@@ -1,0 +1,43 @@
+"""validate, test and predict: Lightning's command line over configs that are expanded first."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import yaml
+
+from tokenlab.cli.config.expand import expand, read
+
+
+def run(command: str, argv: list[str]) -> int:
+    """Runs one of Lightning's commands; 3 if some samples failed, else 0."""
+    names, configs, rest = read(argv)
+    wants_help = {"-h", "--help"} & set(rest)
+    config = {} if wants_help else expand(configs)
+    _silence_libraries()
+
+    from tokenlab.cli.commands.lightning_cli import EvaluationCLI, check_settings
+
+    check_settings(config)
+    arguments = [] if wants_help else [f"--config={yaml.safe_dump(config, sort_keys=False)}"]
+    try:
+        cli = EvaluationCLI("+".join(Path(name).stem for name in names) or "run", [command, *arguments, *rest])
+    except SystemExit as exit_:
+        if isinstance(exit_.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit(1)
+            raise KeyboardInterrupt from None
+        return int(exit_.code or 0)
+    return 3 if cli.model.num_failed else 0
+
+
+def _silence_libraries() -> None:
+    """Leaves the terminal to progress bar and table: hides what libraries say about themselves."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    for message in ("does not have many workers", "available but not used", "LeafSpec", "returned None"):
+        warnings.filterwarnings("ignore", f"(?s).*{message}")

@@ -1,0 +1,112 @@
+"""Expands arms: sweeps become arms, names become classes, and every pipeline is built once to see that it can be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+from tokenlab.cli.config.schema import check_arguments, class_path, import_class, parameters, suggest
+from tokenlab.compressors import REGISTRY, Pipeline, TokenCompressor
+from tokenlab.errors import UserError
+
+_SWEPT = "retention_ratio"
+
+
+def expand_pipelines(pipelines: Any) -> dict[str, list[dict[str, Any]]]:
+    """The arms in full: each an ordered list of `{class_path, init_args}`.
+
+    Raises:
+        UserError: In one line with the key of what cannot be, before any weights are read.
+    """
+    if not isinstance(pipelines, dict) or not pipelines:
+        raise UserError("model.pipelines: name at least one arm, such as `full: []`, the untouched model")
+    expanded: dict[str, list[dict[str, Any]]] = {}
+    for arm, steps in pipelines.items():
+        for name, fixed in _fan_out(arm, _steps(arm, steps)).items():
+            if name in expanded or (name != arm and name in pipelines):
+                raise UserError(f"model.pipelines.{arm}: its sweep makes an arm {name!r}, but there already is one")
+            expanded[name] = _check(f"model.pipelines.{name}", fixed)
+    return expanded
+
+
+def _steps(arm: object, steps: Any) -> list[tuple[str, type[TokenCompressor], dict[str, Any]]]:
+    """Each step's key, class and arguments, from any of the spellings of a step."""
+    if not isinstance(arm, str) or not arm:
+        raise UserError(f"model.pipelines: an arm's name is text, got {arm!r}; put it in quotes")
+    if not isinstance(steps, list):
+        raise UserError(
+            f"model.pipelines.{arm}: an arm is a list of compressors, such as [{_example()}], got {steps!r}"
+        )
+    return [_step(f"model.pipelines.{arm}[{index}]", step) for index, step in enumerate(steps)]
+
+
+def _step(key: str, step: Any) -> tuple[str, type[TokenCompressor], dict[str, Any]]:
+    if isinstance(step, dict) and "class_path" in step:
+        name, arguments = "init_args", step.get("init_args")
+        cls, unknown = _import(key, step["class_path"]), set(step) - {"class_path", "init_args"}
+    else:
+        name, arguments = next(iter(step.items())) if isinstance(step, dict) and len(step) == 1 else (step, None)
+        cls, unknown = _find(key, name), ()
+    if unknown or not (arguments is None or isinstance(arguments, dict)):
+        raise UserError(f"{key}: a compressor is written as {_example()}, got {step!r}")
+    return f"{key}.{name}", cls, dict(arguments or {})
+
+
+def _find(key: str, name: Any) -> type[TokenCompressor]:
+    if not isinstance(name, str):
+        raise UserError(f"{key}: a compressor is written as {_example()}, got {name!r}")
+    if name not in REGISTRY:
+        raise UserError(
+            f"{key}: no compressor is called {name!r}{suggest(name, REGISTRY)} (tokenlab compressors lists them)"
+        )
+    return REGISTRY[name]
+
+
+def _import(key: str, path: Any) -> type[TokenCompressor]:
+    cls = import_class(key, path, TokenCompressor)
+    if cls not in REGISTRY.values():
+        stage = cls.__mro__[1].__name__
+        raise UserError(f"{key}: {path} has no name for tables; define it as class {cls.__name__}({stage}, name=...)")
+    return cls
+
+
+def _example() -> str:
+    return f"{{{min(REGISTRY)}: {{{_SWEPT}: 0.5}}}}"
+
+
+def _fan_out(arm: str, steps: list) -> dict[str, list]:
+    """One arm for every combination of the ratios that are given as lists."""
+    sweeps = [(key, arguments[_SWEPT]) for key, _, arguments in steps if isinstance(arguments.get(_SWEPT), list)]
+    for key, ratios in sweeps:
+        if not ratios or len({repr(ratio) for ratio in ratios}) < len(ratios):
+            raise UserError(f"{key}.{_SWEPT}: a sweep lists different ratios, at least one, got {ratios}")
+    arms = {}
+    for choice in product(*(ratios for _, ratios in sweeps)):
+        chosen = iter(choice)
+        fixed = [
+            (key, cls, {**arguments, _SWEPT: next(chosen)} if isinstance(arguments.get(_SWEPT), list) else arguments)
+            for key, cls, arguments in steps
+        ]
+        suffix = "+".join("native" if ratio is None else str(ratio) for ratio in choice)
+        arms[f"{arm}@{suffix}" if choice else arm] = fixed
+    return arms
+
+
+def _check(key: str, steps: list) -> list[dict[str, Any]]:
+    """Builds the compressors and their pipeline, and lets go of both."""
+    steps = [(step_key, cls, check_arguments(step_key, cls, arguments)) for step_key, cls, arguments in steps]
+    compressors = tuple(_build(step_key, cls, arguments) for step_key, cls, arguments in steps)
+    try:
+        Pipeline(compressors)
+    except ValueError as error:
+        raise UserError(f"{key}: {error}") from None
+    return [{"class_path": class_path(cls), "init_args": arguments} for _, cls, arguments in steps]
+
+
+def _build(key: str, cls: type[TokenCompressor], arguments: Mapping[str, Any]) -> TokenCompressor:
+    try:
+        return cls(**arguments)
+    except ValueError as error:
+        subject, _, rest = str(error).partition(" ")
+        raise UserError(f"{key}.{subject}: {rest}" if subject in parameters(cls) else f"{key}: {error}") from None

@@ -1,0 +1,23 @@
+"""Temporal merging by frame differences: *Learning Free Token Reduction for Multi-Modal LLM* (arXiv 2501.17391)."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from tokenlab.compressors import GridReduction, GridView, Reduction, budget, mean_segments, segment_starts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Differential(GridReduction, name="differential"):
+    """Averages runs of frames between the largest changes, measured as token differences."""
+
+    positions: Literal["keep", "renumber"] = "renumber"
+    paper: ClassVar[str] = "arXiv 2501.17391"
+    needs_full_grid: ClassVar[bool] = True
+    leaves_full_grid: ClassVar[bool] = True
+
+    def reduce_grid(self, view: GridView) -> Reduction:
+        """Cuts where consecutive frames differ most, relative to the mean token norm."""
+        frames = view.tokens.as_frames().float()
+        change = (frames[1:] - frames[:-1]).norm(dim=-1).mean(dim=-1) / frames.norm(dim=-1).mean()
+        starts = segment_starts(change, budget(self.retention_ratio, frames.shape[0]))
+        return mean_segments(starts, *frames.shape[:2])

@@ -1,0 +1,94 @@
+"""Dominant and contextual tokens: *VisionZip: Longer is Better but Not Necessary* (CVPR 2025, 2412.04467)."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from tokenlab.compressors import (
+    Evidence,
+    FramesView,
+    FrameWise,
+    Reduction,
+    TowerAttention,
+    TowerKeys,
+    blend,
+    budget,
+    in_medium,
+    top,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionZip(FrameWise, name="visionzip"):
+    """Keeps what [CLS] attends to and sums up the rest of each frame in a few evenly spaced tokens.
+
+    Args:
+        dominant: Tokens of a frame that stay as they are; the authors' number counts [CLS], which the token grid does
+            not hold: one more patch takes its place.
+        contextual: Tokens of a frame that gather the others. With a `retention_ratio`, only the proportion of the two
+            counts; with `null` they are the budget.
+    """
+
+    retention_ratio: float | None = None
+    positions: Literal["keep", "renumber"] = "renumber"
+    dominant: int = 54
+    contextual: int = 10
+    paper: ClassVar[str] = "arXiv 2412.04467"
+    has_native_budget: ClassVar[bool] = True
+    merges_before_projector: ClassVar[bool] = True
+    attention: ClassVar[Evidence] = TowerAttention(layer=-2, query="cls_or_mean")
+    keys: ClassVar[Evidence] = TowerKeys(layer=-2)
+
+    def __post_init__(self) -> None:
+        """Refuses a split that leaves nothing."""
+        super().__post_init__()
+        if self.dominant < 1 or self.contextual < 0:
+            raise ValueError(f"dominant is {self.dominant} and contextual {self.contextual}: at least 1 and 0")
+
+    def needs(self) -> frozenset[Evidence]:
+        """Attention and keys of the tower's last layer but one."""
+        return frozenset({self.attention, self.keys})
+
+    def reduce_frames(self, view: FramesView) -> Reduction:
+        """Splits the budget of a frame and zips all frames at once."""
+        dominant, contextual = self.dominant, self.contextual
+        if self.retention_ratio is not None:
+            total = budget(self.retention_ratio, view.values.shape[1])
+            dominant = max(1, total * dominant // (dominant + contextual))
+            contextual = total - dominant
+        return zip_frames(view.evidence[self.attention], view.evidence[self.keys], dominant, contextual)
+
+
+def zip_frames(scores: Float[Tensor, "t n"], keys: Float[Tensor, "t n e"], dominant: int, contextual: int) -> Reduction:
+    """Keeps each frame's `dominant` highest scores, and sums the rest up in `contextual` tokens behind them.
+
+    A source with an infinite score, such as a [CLS] token listed first, always stays.
+    """
+    frames, tokens = scores.shape
+    kept = top(scores, dominant)
+    rest = torch.ones_like(scores, dtype=torch.bool).scatter(1, kept, False).nonzero()[:, 1].reshape(frames, -1)
+    contextual = min(contextual, rest.shape[1])
+    dominant_tokens = Reduction.keep(in_medium(kept, tokens), frames * tokens)
+    if contextual == 0:
+        return dominant_tokens
+    column, stride = torch.arange(rest.shape[1], device=scores.device), rest.shape[1] // contextual
+    is_target = (column % stride == 0) & (column < contextual * stride)
+    targets, others = rest[:, is_target], rest[:, ~is_target]
+    keys, frame = normalize(keys.float(), dim=-1), torch.arange(frames, device=scores.device)[:, None]
+    nearest = (keys[frame, others] @ keys[frame, targets].mT).argmax(dim=-1)
+    # Paper: assigned tokens are merged into their target; released code, which we follow, adds their mean to it
+    contextual_tokens = blend(
+        anchor=in_medium(targets, tokens),
+        slot=in_medium(nearest, contextual),
+        member=in_medium(others, tokens),
+        own=1.0,
+        others=1.0,
+        num_inputs=frames * tokens,
+    )
+    every = torch.arange(frames * tokens, device=scores.device)
+    both = Reduction.cat([(dominant_tokens, every), (contextual_tokens, every)], frames * tokens)
+    return both.reorder((both.anchor // tokens).argsort(stable=True))

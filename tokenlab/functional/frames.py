@@ -1,0 +1,44 @@
+"""Frames: segments of a video, and indices within a frame as indices into the medium."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tokenlab.functional.merging import means
+from tokenlab.reduction import Reduction
+
+
+def in_medium(index: Int[Tensor, "t k"], tokens: int) -> Int[Tensor, " t*k"]:
+    """Turns indices within each frame of so many tokens into indices into the medium.
+
+    >>> in_medium(torch.tensor([[0, 2], [1, 2]]), tokens=3)
+    tensor([0, 2, 4, 5])
+    """
+    return (index + torch.arange(index.shape[0], device=index.device)[:, None] * tokens).flatten()
+
+
+def segment_starts(change: Float[Tensor, " gaps"], segments: int) -> Int[Tensor, " segments"]:
+    """Cuts T frames into segments before the highest of T-1 scores of change; returns each segment's first frame.
+
+    >>> segment_starts(torch.tensor([0.1, 0.9, 0.2]), segments=2)
+    tensor([0, 2])
+    """
+    cuts = torch.argsort(change, descending=True, stable=True)[: segments - 1] + 1
+    return torch.cat([cuts.new_zeros(1), cuts.sort().values])
+
+
+def mean_segments(starts: Int[Tensor, " k"], frames: int, tokens: int) -> Reduction:
+    """Averages each segment's frames position by position into one frame, anchored at the segment's first frame.
+
+    A segment of one frame is left as it is.
+
+    >>> mean_segments(torch.tensor([0]), frames=2, tokens=1).apply(torch.tensor([[1.0], [3.0]]))
+    tensor([[2.]])
+    """
+    lengths = torch.diff(starts, append=starts.new_tensor([frames]))
+    segment = torch.arange(starts.shape[0], device=starts.device).repeat_interleave(lengths)  # of each frame
+    position = torch.arange(tokens, device=starts.device)
+    anchor = (starts[:, None] * tokens + position).flatten()
+    return means(anchor, (segment[:, None] * tokens + position).flatten())

@@ -1,0 +1,96 @@
+"""Merging: reductions out of who is merged with whom; a method says that, and no more."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tokenlab.reduction import Reduction
+
+
+def means(anchor: Int[Tensor, " m"], label: Int[Tensor, " n"]) -> Reduction:
+    """Averages the tokens of each slot; a slot of one token leaves it as it is.
+
+    Args:
+        anchor: Whose place each slot takes.
+        label: The slot of each token.
+
+    >>> means(torch.tensor([0, 2]), torch.tensor([0, 0, 1])).apply(torch.tensor([1.0, 3.0, 5.0]))
+    tensor([2., 5.])
+    """
+    lengths = label.bincount(minlength=anchor.shape[0])[label]
+    shared = lengths > 1
+    member = shared.nonzero()[:, 0]
+    return Reduction.merge(anchor, label[shared], member, 1.0 / lengths[shared], label.shape[0])
+
+
+def blend(
+    anchor: Int[Tensor, " m"],
+    slot: Int[Tensor, " k"],
+    member: Int[Tensor, " k"],
+    own: float,
+    others: float,
+    num_inputs: int,
+) -> Reduction:
+    """Mixes each slot's anchor with the mean of the tokens assigned to it.
+
+    Args:
+        anchor: Each slot's own token.
+        slot: To which slot each further token is assigned.
+        member: These tokens.
+        own: Weight of the anchor.
+        others: Weight of the mean.
+        num_inputs: All tokens.
+
+    >>> mixed = blend(torch.tensor([0]), torch.tensor([0, 0]), torch.tensor([1, 2]), 1.0, 0.5, num_inputs=3)
+    >>> mixed.apply(torch.tensor([1.0, 2.0, 4.0]))
+    tensor([2.5000])
+    """
+    slots = torch.arange(anchor.shape[0], device=anchor.device)
+    assigned = slot.bincount(minlength=anchor.shape[0])[slot]
+    weight = torch.cat([torch.full_like(anchor, own, dtype=torch.float32), others / assigned])
+    return Reduction.merge(anchor, torch.cat([slots, slot]), torch.cat([anchor, member]), weight, num_inputs)
+
+
+def merge_into(
+    anchor: Int[Tensor, " m"],
+    goes: Int[Tensor, " k"],
+    into: Int[Tensor, " k"],
+    size: Float[Tensor, " n"],
+) -> Reduction:
+    """Merges tokens into others, each weighted by how much it stands for already.
+
+    Args:
+        anchor: The tokens that are left, in the order of the slots.
+        goes: The tokens that are merged.
+        into: For each of them, the token that takes it in.
+        size: How much each token stands for.
+
+    >>> grown = merge_into(torch.tensor([1]), torch.tensor([0]), torch.tensor([1]), torch.tensor([1.0, 3.0]))
+    >>> grown.apply(torch.tensor([4.0, 8.0]))
+    tensor([7.])
+    """
+    slot_of = torch.empty_like(size, dtype=torch.long)
+    slot_of[anchor] = torch.arange(anchor.shape[0], device=anchor.device)
+    grows = into.unique()
+    member, slot = torch.cat([grows, goes]), slot_of[torch.cat([grows, into])]
+    total = size.new_zeros(anchor.shape[0]).index_add(0, slot, size[member])
+    return Reduction.merge(anchor, slot, member, size[member] / total[slot], size.shape[0])
+
+
+def mean_runs(order: Int[Tensor, " n"], joins: Bool[Tensor, " n"]) -> Reduction:
+    """Averages every run of joining tokens with the token before it, whose place the mean takes.
+
+    Args:
+        order: All tokens, in the order in which runs are looked for.
+        joins: Which of them, in that order, join the token before.
+
+    >>> mean_runs(torch.tensor([1, 0, 2]), torch.tensor([False, True, False])).apply(torch.tensor([2.0, 4.0, 7.0]))
+    tensor([3., 7.])
+    """
+    anchor, rank = order[~joins].sort()
+    slot = rank.argsort()[(~joins).cumsum(0) - 1]  # of each token in `order`
+    lengths = slot.bincount(minlength=anchor.shape[0])[slot]
+    shared = lengths > 1
+    return Reduction.merge(anchor, slot[shared], order[shared], 1 / lengths[shared].float(), order.shape[0])

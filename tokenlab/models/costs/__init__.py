@@ -1,0 +1,1 @@
+"""What a model costs: FLOPs of its parts, prices of traces, and of pipelines that were never run."""

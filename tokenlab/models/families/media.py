@@ -1,0 +1,61 @@
+"""What a checkpoint's processor made of one medium, and how it stands in a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tokenlab.data.samples import Frames
+from tokenlab.models.families.base import FrameItem, MediaSpec
+from tokenlab.models.families.grids import Inputs, Places
+
+
+@dataclass(frozen=True)
+class ProcessorOutput:
+    """What the checkpoint's processor made of one medium, whatever is asked about it.
+
+    Attributes:
+        spec: How the family reads the medium.
+        inputs: The processor's output, as the tower and the LLM read it.
+        places: Where the medium's tokens lie on its token grid.
+    """
+
+    spec: MediaSpec
+    inputs: Inputs
+    places: Places
+
+    @property
+    def passes(self) -> int:
+        """How often the tower runs for the medium: once a frame, a tile, or a few frames taken together."""
+        for name, value in self.inputs.items():
+            if name.endswith("grid_thw"):
+                return int(value[0, 0])
+        (pixels,) = (value for name, value in self.inputs.items() if name.startswith("pixel_values"))
+        return pixels.flatten(0, -4).shape[0]
+
+    @property
+    def in_tiles(self) -> bool:
+        """Whether the medium is an image whose tiles lie on the grid one after the other."""
+        return bool(self.spec.last_tile_token) and self.spec.content == "image" and self.passes > 1
+
+
+@dataclass(frozen=True)
+class PromptMedium(ProcessorOutput):
+    """A medium that is still to be written into prompts.
+
+    Attributes:
+        frames: The decoded frames.
+        items: The content of a chat message that stands for them.
+        replacements: What the medium's placeholder words in a prompt expand to.
+    """
+
+    frames: Frames
+    items: list[FrameItem]
+    replacements: list[str]
+
+
+def render_chat(processor: Any, content: Sequence[FrameItem]) -> str:
+    """Writes the chat template's text for one user message, with a placeholder word an image or video."""
+    messages = [{"role": "user", "content": list(content)}]
+    return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)

@@ -1,0 +1,51 @@
+"""Attention masks of layers that read fewer tokens than the LLM's entry: columns and rows of the stock mask."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+
+def reduced_mask(
+    mask: Shaped[Tensor, "b ..."] | None,
+    index: Int[Tensor, "b s"],
+    valid: Bool[Tensor, "b k"] | None,
+    kernel: str,
+    hidden: Float[Tensor, "b q d"],
+) -> Shaped[Tensor, "b ..."] | None:
+    """The mask of a layer's call, out of the mask that stock code made for the LLM's entry.
+
+    Args:
+        mask: The stock mask of a prefill, `[b, s]`, or `[b, 1, s, s]`, boolean or added to the logits; None: causal.
+        index: Which of the entry's tokens the layer reads.
+        valid: Which tokens in the layer's cache are no padding; None: all.
+        kernel: The attention kernel that reads the mask.
+        hidden: What the layer reads.
+    """
+    if mask is None:
+        return None if valid is None else _new_mask(valid, kernel, hidden)
+    index = index.to(mask.device)
+    mask = mask.expand(len(index), *mask.shape[1:])
+    if mask.ndim == 2:
+        gathered = mask.gather(1, index)
+        return gathered if valid is None else gathered * valid.to(gathered)
+    mask = mask.gather(2, index[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
+    mask = mask.gather(3, index[:, None, None].expand(-1, *mask.shape[1:3], -1))
+    if valid is None:
+        return mask
+    allowed = valid.to(mask.device)[:, None, None]
+    return mask & allowed if mask.dtype == torch.bool else mask.masked_fill(~allowed, torch.finfo(mask.dtype).min)
+
+
+def _new_mask(valid: Bool[Tensor, "b k"], kernel: str, hidden: Float[Tensor, "b q d"]) -> Shaped[Tensor, "b ..."]:
+    """Causal, without padding, in the form that a kernel takes."""
+    valid = valid.to(hidden.device)
+    if kernel.startswith("flash"):
+        return valid.long()
+    length = hidden.shape[1]
+    causal = torch.ones(length, valid.shape[1], dtype=torch.bool, device=hidden.device)
+    allowed = valid[:, None, None] & causal.tril(valid.shape[1] - length)
+    if kernel != "eager":
+        return allowed
+    return torch.zeros_like(allowed, dtype=hidden.dtype).masked_fill(~allowed, torch.finfo(hidden.dtype).min)

@@ -1,0 +1,139 @@
+"""One prompt on its way through the LLM: what is left of it, and what methods remember."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tokenlab.compressors.base import State
+from tokenlab.compressors.evidence import LastAttention
+from tokenlab.compressors.stages import LayerReduction, LayerView, Moment
+from tokenlab.errors import failing_sample
+from tokenlab.reduction import Reduction
+from tokenlab.tokens import VisualTokens
+from tokenlab.tokens.sequence import TokenLayout
+from tokenlab.trace import AppliedReduction, Trace
+
+LAST_ATTENTION = LastAttention()
+
+Generators = Callable[[str], torch.Generator]
+"""Fresh noise for a method, by its name."""
+
+
+@dataclass
+class PromptState:
+    """One prompt on its way through the LLM.
+
+    Attributes:
+        layout: Which tokens are left of which untouched prompt.
+        original_positions: Position ids of the untouched prompt.
+        media: The tokens that are left of each medium, without their values, which are stale inside the LLM.
+        generator: Fresh noise for a method, by its name.
+        trace: What was done so far inside the LLM.
+        states: What methods remember, by their stage, their place among its methods, and medium.
+        attention: Attention from the last prompt token to every token that is left, in the latest layer recorded.
+        origins: By layer, the untouched prompt's index of each token in the layer's cache.
+        mlp_tokens: By layer, tokens that its MLP reads.
+    """
+
+    layout: TokenLayout
+    original_positions: Int[Tensor, "axes l"]
+    media: list[VisualTokens]
+    generator: Generators
+    trace: Trace = field(default_factory=Trace)
+    states: dict[tuple[str, int, int], State] = field(default_factory=dict)
+    attention: Float[Tensor, " s"] | None = None
+    origins: list[Int[Tensor, " _"]] = field(default_factory=list)
+    mlp_tokens: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Nothing is reduced inside the LLM yet."""
+        self.media = [replace(tokens, values=tokens.values[:, :0]) for tokens in self.media]
+        self.initial = [tokens.num_tokens for tokens in self.media]
+        self.entry_length = len(self.layout)
+        self.columns = torch.arange(self.entry_length)  # of the tokens that are left, among the entry's
+
+    @property
+    def positions(self) -> Int[Tensor, "axes s"]:
+        """Position ids of what is left."""
+        return self.layout.positions(self.original_positions)
+
+    def read(self, layers: int = 1) -> None:
+        """Notes what is left now as what the next layers read."""
+        self.origins += [self.layout.origin] * layers
+        self.mlp_tokens += [len(self.layout)] * layers
+
+    def decide(
+        self,
+        method: LayerReduction,
+        place: int,
+        hidden: Float[Tensor, "s d"],
+        layer: int,
+        num_layers: int,
+        moment: Moment,
+    ) -> list[Reduction]:
+        """Asks a method about every medium.
+
+        Args:
+            method: The method.
+            place: Its place among the pipeline's layer methods.
+            hidden: The sequence at this point.
+            layer: The layer.
+            num_layers: Layers of the LLM.
+            moment: Where in the layer.
+        """
+        decisions = []
+        for number, tokens in enumerate(self.media):
+            view = self._view(number, tokens, hidden, layer, num_layers, moment, self.generator(method.name))
+            key = ("layers", place, number)
+            with failing_sample(method.name):
+                decision, self.states[key] = method.reduce_layer(view, self.states.get(key))
+                decisions.append(decision.settle(method.order))
+            applied = AppliedReduction("layers", method.name, number, decisions[-1], layer)
+            self.trace += Trace(reductions=(applied,))
+        return decisions
+
+    def _view(
+        self,
+        number: int,
+        tokens: VisualTokens,
+        hidden: Float[Tensor, "s d"],
+        layer: int,
+        num_layers: int,
+        moment: Moment,
+        generator: torch.Generator,
+    ) -> LayerView:
+        """What a method sees of one medium."""
+        tokens = tokens.to(hidden.device)
+        attention = {} if self.attention is None else {LAST_ATTENTION: self.attention.to(hidden.device)}
+        return LayerView(
+            layer=layer,
+            num_layers=num_layers,
+            moment=moment,
+            hidden=hidden,
+            visual=self.layout.visual(number).to(hidden.device),
+            places=tokens.places,
+            tag=tokens.tag,
+            initial=self.initial[number],
+            text_after=self.layout.text_after(),
+            evidence={**tokens.evidence, **attention},
+            generator=generator,
+        )
+
+    def apply(self, decisions: Sequence[Reduction], method: LayerReduction) -> Reduction:
+        """Carries decisions out on the layout and all that goes with it; returns them as one, for the sequence."""
+        ordered = []
+        for number, decision in enumerate(decisions):
+            ordered.append(self.layout.in_runs(decision, number)[0])
+        for number, decision in enumerate(ordered):
+            self.media[number] = self.media[number].reduce(decision)
+        lifted = self.layout.lift(ordered, method.separators)
+        self.layout = self.layout.reduce(lifted, method.positions == "renumber")
+        self.columns = self.columns[lifted.anchor]
+        if self.attention is not None:
+            self.attention = self.attention[lifted.anchor.to(self.attention.device)]
+        return lifted

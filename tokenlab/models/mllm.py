@@ -1,0 +1,349 @@
+"""The frozen MLLM: each medium is encoded once, and every question answered once per pipeline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from itertools import islice
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import LogitsProcessorList, PretrainedConfig, PreTrainedModel
+
+from tokenlab.compressors.base import seeded_generator
+from tokenlab.compressors.evidence import QuestionEmbeddings
+from tokenlab.compressors.pipeline import Pipeline
+from tokenlab.compressors.stages import TowerReduction
+from tokenlab.data.samples import Clip, Frames, Sample
+from tokenlab.errors import SampleError
+from tokenlab.models import checkpoint
+from tokenlab.models.clock import PrefillClock
+from tokenlab.models.encode_cache import EncodeCache
+from tokenlab.models.families import Family, family_of
+from tokenlab.models.hf import Decoder, attention_probes, own_positions, warn_if_untested
+from tokenlab.models.hooks import hooked
+from tokenlab.models.llm.decoding import check_decoding
+from tokenlab.models.llm.layer_hooks import DecoderHooks, active_decoder
+from tokenlab.models.llm.state import PromptState
+from tokenlab.models.prompt.batch import dense_deepstack, generate_arguments
+from tokenlab.models.prompt.reduced import ReducedPrompt, full_prompt, reduced_prompt
+from tokenlab.models.prompt.writer import PromptWriter
+from tokenlab.models.request import (
+    Answer,
+    Request,
+    check_texts,
+    encode_trace,
+    in_order,
+    original_size,
+    unselected_tokens,
+)
+from tokenlab.models.settings import MLLM
+from tokenlab.models.vision.auxiliary import AuxiliaryClip, AuxiliaryPoolingHead
+from tokenlab.models.vision.encode import JOINT, Encoded, encode, with_joint_embeddings
+from tokenlab.models.vision.frame_selection import select_frames
+from tokenlab.models.vision.grid_stage import Decisions, from_tower, grid_trace, reduce_on_grid, with_evidence
+from tokenlab.models.vision.processing import MediaProcessor
+from tokenlab.tokens import Evidence, VisualTokens
+from tokenlab.tokens.sequence import Prompt
+from tokenlab.trace import Trace, synchronise
+
+WORDS, JOINT_WORDS = QuestionEmbeddings("llm"), QuestionEmbeddings("clip")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A frozen model with what belongs to it; hooks go on for one call and come off again.
+
+    Attributes:
+        model: The stock model.
+        processor: Its stock processor.
+        config: Its config.
+        family: Its family's facts.
+        settings: How it answers.
+        seed: Seed of the noise that compressors draw.
+        clip: An auxiliary CLIP, if there is one.
+        head: An auxiliary pooling head, if there is one.
+    """
+
+    model: PreTrainedModel
+    processor: Any
+    config: PretrainedConfig
+    family: Family
+    settings: MLLM = field(default_factory=MLLM)
+    seed: int = 0
+    clip: AuxiliaryClip | None = None
+    head: AuxiliaryPoolingHead | None = None
+
+    @classmethod
+    def load(cls, settings: MLLM, seed: int = 0) -> LoadedModel:
+        """Loads processor and weights; raises UserError where the checkpoint cannot be read or run."""
+        warn_if_untested()
+        checkpoint.check_settings(settings)
+        processor, model = checkpoint.load_processor(settings), checkpoint.load_model(settings)
+        check_decoding(model.generation_config.to_dict(), "model.mllm.checkpoint: its generation_config")
+        clip = AuxiliaryClip(settings) if "clip" in settings.auxiliary else None
+        siglip = checkpoint.load_model(settings, "siglip") if "siglip" in settings.auxiliary else None
+        head = None if siglip is None else AuxiliaryPoolingHead(siglip)
+        return cls(model, processor, model.config, family_of(model.config), settings, seed, clip, head)
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, processor: Any, seed: int = 0) -> LoadedModel:
+        """Describes a model that somebody else loaded, and that stays theirs."""
+        warn_if_untested()
+        settings = MLLM(checkpoint=model.name_or_path or "")
+        return cls(model, processor, model.config, family_of(model.config), settings, seed)
+
+    def to(self, device: torch.device) -> LoadedModel:
+        """Places model and auxiliary encoders on a device, unless loading placed the model already."""
+        parts: list[Any] = [self.clip, self.head, *([] if self.settings.is_placed else [self.model])]
+        for part in parts:
+            if part is not None:
+                part.to(device)
+        return self
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """The LLM, with the parts that hooks act on."""
+        return Decoder.of(self.model)
+
+    @cached_property
+    def media(self) -> MediaProcessor:
+        """The processor, asked for one medium at a time."""
+        return MediaProcessor(self.processor, self.config, self.family)
+
+    @cached_property
+    def writer(self) -> PromptWriter:
+        """The processor, asked for a prompt."""
+        return PromptWriter(self.processor, self.config, self.family, self.media.frame_text)
+
+    @property
+    def batch_size(self) -> int:
+        """Prompts that go through the LLM together."""
+        one_by_one = self.model.device.type == "cpu" or self.settings.quantization == "8bit"
+        return self.settings.batch_size or (1 if one_by_one else 8)
+
+    def encode(
+        self,
+        frames: Frames,
+        needs: frozenset[Evidence] = frozenset(),
+        method: tuple[TowerReduction, torch.Generator] | None = None,
+    ) -> Encoded:
+        """Runs one medium through processor, tower and projector; raises SampleError if it cannot be encoded.
+
+        Args:
+            frames: The medium.
+            needs: The evidence to read on the way.
+            method: A method inside the tower and its noise, if there is one.
+        """
+        started = time.perf_counter()
+        processed = self.media.process(frames)
+        processing = 1000 * (time.perf_counter() - started)
+        encoded = encode(self.model, self.family, processed, needs, method, self.head)
+        encoded = replace(encoded, milliseconds=encoded.milliseconds + processing)
+        if self.clip is None or JOINT not in needs or processed.in_tiles:
+            return encoded
+        return with_joint_embeddings(encoded, self.clip, frames, self.media.is_cropped(processed))
+
+    # --- one batch of questions ------------------------------------------------------------------------------------
+
+    def answer(self, clips: Sequence[Clip], pipeline: Pipeline, cache: EncodeCache) -> Iterator[Answer]:
+        """Answers every question about the clips; yields each batch's answers as soon as they exist."""
+        requests = self._to_answer(clips, pipeline, cache)
+        while batch := list(islice(requests, self.batch_size)):
+            yield from (item for item in batch if isinstance(item, Answer))
+            ready = [item for item in batch if isinstance(item, Request)]
+            if ready:
+                yield from self.generate(ready)
+
+    def _to_answer(self, clips: Sequence[Clip], pipeline: Pipeline, cache: EncodeCache) -> Iterator[Request | Answer]:
+        for clip in clips:
+            for sample in clip.samples:
+                try:
+                    yield self.prepare(clip, sample, pipeline, cache)
+                except SampleError as error:
+                    yield Answer(sample, error=str(error))
+
+    @torch.inference_mode()
+    def prepare(self, clip: Clip, sample: Sample, pipeline: Pipeline, cache: EncodeCache) -> Request:
+        """Runs a pipeline on one question, up to the LLM; raises SampleError where that cannot be done."""
+        if clip.media is None:
+            raise SampleError(clip.error or "no media")
+        content, clock = in_order(sample, clip), time.perf_counter()
+        check_texts(content, self.processor)
+        numbers = [part for part in content if isinstance(part, int)]
+        candidates = [clip.media[number] for number in numbers]
+        selected, trace = select_frames(candidates, sample, pipeline, self.seed, self.clip)
+        compressing = time.perf_counter() - clock
+        encoded = []
+        for number, frames in zip(numbers, selected, strict=True):
+            encoded.append(cache.encode(self, clip, number, frames, pipeline))
+        encoding = sum((each.charge(pipeline.needs()) for each in encoded), start=0.0)
+        synchronise(self.model.device)
+        clock = time.perf_counter()
+        media, decisions, texts = self.reduce_on_grid(encoded, sample, pipeline)
+        trace += encode_trace(encoded, selected, pipeline) + grid_trace(decisions, bool(self.family.projector))
+        synchronise(self.model.device)
+        compressing += time.perf_counter() - clock
+        prompt = cache.prompt(self, sample, content, encoded)
+        markers = [self.writer.marker_tokens(frames) for frames in candidates]
+        clock = time.perf_counter()
+        reduced = self.reduce_prompt(prompt, encoded, media, decisions, pipeline)
+        compressing += time.perf_counter() - clock
+        whole = zip(candidates, selected, encoded, prompt.media, strict=True)
+        trace += Trace(
+            media=tuple(original_size(*medium) for medium in whole),
+            prompt_tokens=len(prompt) + unselected_tokens(candidates, selected, prompt, markers),
+            prefill_tokens=len(reduced.layout),
+            auxiliary_text=texts,
+        )
+        return Request(sample, pipeline, reduced, trace, encoding, 1000 * compressing)
+
+    def reduce_on_grid(
+        self, encoded: Sequence[Encoded], sample: Sample, pipeline: Pipeline
+    ) -> tuple[list[VisualTokens], Decisions, tuple[int, ...]]:
+        """The visual-token stage, behind what the tower lost; and the lengths of texts that CLIP read for it."""
+        questions, texts = self.embed_question(sample.question, pipeline)
+        media = [with_evidence(each, pipeline.needs(), questions) for each in encoded]
+        generator, projector = (
+            partial(seeded_generator, self.seed, uid=sample.uid),
+            self.family.projector_of(self.model),
+        )
+        media, decisions = reduce_on_grid(media, sample.question, pipeline, generator, projector)
+        return media, [*from_tower(encoded, pipeline), *decisions], texts
+
+    def reduce_prompt(
+        self,
+        prompt: Prompt,
+        encoded: Sequence[Encoded],
+        media: Sequence[VisualTokens],
+        decisions: Decisions,
+        pipeline: Pipeline,
+    ) -> ReducedPrompt:
+        """What the LLM reads; the untouched prompt, at the model's own positions, where nothing reduces it."""
+        if not decisions and not pipeline.layer_plan(len(self.decoder.layers)).acts:
+            return full_prompt(prompt, encoded)
+        return reduced_prompt(prompt, encoded, media, decisions, self.positions(prompt, encoded))
+
+    def positions(self, prompt: Prompt, encoded: Sequence[Encoded]) -> Int[Tensor, "axes s"]:
+        """The model's own position ids of the untouched prompt."""
+        if not self.family.mrope:
+            return torch.arange(len(prompt))[None]
+        inputs = generate_arguments([full_prompt(prompt, encoded)], self.processor, self.model.device)
+        inputs.pop("mm_encoder_outputs", None)
+        return own_positions(self.model, inputs)
+
+    def embed_question(self, question: str, pipeline: Pipeline) -> tuple[dict[Evidence, Tensor], tuple[int, ...]]:
+        """The question in every space that some method compares it in, and the lengths of texts CLIP read for it."""
+        evidence: dict[Evidence, Tensor] = {}
+        texts: tuple[int, ...] = ()
+        if WORDS in pipeline.needs():
+            ids = self.processor.tokenizer(question, add_special_tokens=False, return_tensors="pt")["input_ids"]
+            evidence[WORDS] = self.model.get_input_embeddings()(ids[0].to(self.model.device))
+        if self.clip is not None and JOINT_WORDS in pipeline.needs():
+            evidence[JOINT_WORDS], texts = self.clip.embed_question(question)
+        return evidence, texts
+
+    @torch.inference_mode()
+    def generate(self, requests: Sequence[Request]) -> list[Answer]:
+        """Answers a batch of prompts greedily; all come from the same pipeline."""
+        device = self.model.device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        synchronise(device)
+        started, clock = time.perf_counter(), PrefillClock(device)
+        with ExitStack() as stack:
+            arguments, hooks = self.llm_arguments(requests, stack)
+            model: Any = self.model
+            sequences = model.generate(
+                **arguments,
+                max_new_tokens=self.settings.max_new_tokens,
+                logits_processor=LogitsProcessorList([clock]),
+                do_sample=False,
+                num_beams=1,
+                use_cache=True,
+            )
+        synchronise(device)
+        prefill, decode = clock.stopped - started, time.perf_counter() - clock.stopped
+        peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+        width = arguments["input_ids"].shape[1]
+        share = 1000 / len(requests)
+        shared = {
+            "prefill_milliseconds": prefill * share,
+            "decode_milliseconds": decode * share,
+            "peak_memory_bytes": peak,
+        }
+        states = [None] * len(requests) if hooks is None else hooks.prompts
+        rows = zip(requests, states, sequences[:, width:].tolist(), strict=True)
+        return [
+            replace(self._answer(request, state, ids), padding=width - len(request.prompt.layout), **shared)
+            for request, state, ids in rows
+        ]
+
+    def llm_arguments(
+        self, requests: Sequence[Request], stack: ExitStack
+    ) -> tuple[dict[str, Any], DecoderHooks | None]:
+        """What `generate` reads of a batch; puts hooks into the LLM only where methods act there.
+
+        Args:
+            requests: The batch, all from one pipeline.
+            stack: Takes the hooks off again.
+        """
+        prompts = [request.prompt for request in requests]
+        plan = requests[0].pipeline.layer_plan(len(self.decoder.layers))
+        arguments = generate_arguments(
+            prompts, self.processor, self.model.device, plan.first_layer if plan.acts else None
+        )
+        if not plan.acts:
+            return arguments, None
+        states = []
+        for request, prompt in zip(requests, prompts, strict=True):
+            generator = partial(seeded_generator, self.seed, uid=request.sample.uid)
+            assert prompt.original_positions is not None, "prompts that are reduced inside the LLM have positions"
+            states.append(PromptState(prompt.layout, prompt.original_positions, list(prompt.media), generator))
+        width, deepstack = arguments["input_ids"].shape[1], []
+        if self.family.deepstack:
+            shape = (len(prompts), width, self.config.get_text_config().hidden_size)
+            like = torch.empty(shape, dtype=self.model.dtype, device=self.model.device)
+            deepstack = dense_deepstack(prompts, plan.first_layer, like)
+        hooks = DecoderHooks(self.decoder, states, plan, width, deepstack)
+        for point in hooks.hook_points:
+            stack.enter_context(hooked(point, "layer"))
+        stack.enter_context(attention_probes(hooks.attention_probes))
+        stack.enter_context(active_decoder(hooks))
+        return arguments, hooks
+
+    def _answer(self, request: Request, state: PromptState | None, ids: list[int]) -> Answer:
+        """One row of the batch, without what follows its own end of sequence."""
+        length = self.answer_length(ids)
+        text = self.processor.tokenizer.decode(ids[:length], skip_special_tokens=True)
+        return Answer(
+            request.sample,
+            text.strip(),
+            tuple(ids[:length]),
+            request.trace + llm_trace(state, length),
+            request.encode_milliseconds,
+            request.compress_milliseconds,
+        )
+
+    def answer_length(self, ids: Sequence[int]) -> int:
+        """Tokens of an answer up to its end of sequence, padding left out."""
+        ends = self.model.generation_config.eos_token_id
+        ends = set(ends if isinstance(ends, list) else [ends])
+        return next((index + 1 for index, token in enumerate(ids) if token in ends), len(ids))
+
+
+def llm_trace(state: PromptState | None, generated: int) -> Trace:
+    """What happened to one prompt inside the LLM, for so many tokens of its answer."""
+    if state is None:
+        return Trace(generated_tokens=generated)
+    trace = replace(state.trace, visible_tokens=state.trace.visible_tokens[: generated - 1])
+    return trace + Trace(
+        generated_tokens=generated,
+        attention_tokens=tuple(map(len, state.origins)),
+        mlp_tokens=tuple(state.mlp_tokens),
+    )

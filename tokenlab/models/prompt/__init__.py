@@ -1,0 +1,1 @@
+"""From media and decisions to what stock `generate` takes."""

@@ -1,0 +1,136 @@
+"""One question on its way through an arm: reduced and ready for the LLM, and then answered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from tokenlab.compressors.pipeline import Pipeline
+from tokenlab.data.samples import Clip, Frames, Sample
+from tokenlab.errors import SampleError
+from tokenlab.models.families.base import Kind
+from tokenlab.models.prompt.reduced import ReducedPrompt
+from tokenlab.models.vision.encode import JOINT, Encoded
+from tokenlab.models.vision.evidence import POOLING
+from tokenlab.tokens.sequence import Medium, Prompt
+from tokenlab.trace import MediumTrace, Trace
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question, reduced and ready for the LLM.
+
+    Attributes:
+        sample: The question.
+        pipeline: What reduces it.
+        prompt: What the LLM reads.
+        trace: What was done so far.
+        encode_milliseconds: Processor, tower, projector and evidence.
+        compress_milliseconds: The methods' own work before the LLM.
+    """
+
+    sample: Sample
+    pipeline: Pipeline
+    prompt: ReducedPrompt
+    trace: Trace
+    encode_milliseconds: float = 0.0
+    compress_milliseconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one arm made of one sample; `error` is set, and nothing else, where it could not be answered.
+
+    Attributes:
+        sample: The question.
+        text: The answer.
+        ids: Its token ids, the end of sequence included.
+        trace: What was done.
+        encode_milliseconds: Processor, tower, projector and evidence.
+        compress_milliseconds: The methods' own work before the LLM.
+        prefill_milliseconds: This prompt's share of its batch's prefill.
+        decode_milliseconds: This prompt's share of its batch's decode steps.
+        padding: Places of the batch that this prompt did not fill.
+        peak_memory_bytes: Of the device while the batch ran; None where the device cannot tell.
+        error: Why there is no answer.
+    """
+
+    sample: Sample
+    text: str = ""
+    ids: tuple[int, ...] = ()
+    trace: Trace | None = None
+    encode_milliseconds: float = 0.0
+    compress_milliseconds: float = 0.0
+    prefill_milliseconds: float = 0.0
+    decode_milliseconds: float = 0.0
+    padding: int = 0
+    peak_memory_bytes: int | None = None
+    error: str | None = None
+
+
+def in_order(sample: Sample, clip: Clip) -> tuple[str | int, ...]:
+    """The texts, and the numbers of the clip's media, in the order of the prompt."""
+    if sample.content is not None:
+        return sample.content
+    return (*range(len(clip.media or ())), sample.question)
+
+
+def check_texts(content: Sequence[str | int], processor: Any) -> None:
+    """Raises SampleError for texts that cannot be asked: empty ones, or some with a placeholder for a medium."""
+    texts = [part for part in content if isinstance(part, str)]
+    if not "".join(texts).strip():
+        raise SampleError("the question is empty")
+    for word in (getattr(processor, f"{kind}_token", None) for kind in get_args(Kind)):
+        if word and any(word in text for text in texts):
+            raise SampleError(f"the question contains the placeholder {word!r}")
+
+
+def encode_trace(encoded: Sequence[Encoded], selected: Sequence[Frames], pipeline: Pipeline) -> Trace:
+    """What the encoders did for an arm."""
+    needs = pipeline.needs()
+    return Trace(
+        grids=tuple(each.tokens.grid for each in encoded),
+        passes=tuple(each.processed.passes for each in encoded),
+        tower_tokens=tuple(each.tower.tokens if each.tower else () for each in encoded),
+        auxiliary_frames=sum(len(frames.numbers) for frames in selected) if JOINT in needs else 0,
+        auxiliary_pooled=sum(each.processed.passes for each in encoded) if POOLING in needs else 0,
+    )
+
+
+def original_size(candidates: Frames, selected: Frames, encoded: Encoded, medium: Medium) -> MediumTrace:
+    """Token count of the medium had no frame been dropped. Extrapolated: every time step has the same number of tokens.
+
+    Args:
+        candidates: All frames there were to choose from.
+        selected: Those that were chosen.
+        encoded: What the tower made of these.
+        medium: Where they are in the prompt.
+    """
+    time_steps = encoded.tokens.grid[0]
+    per_step = max(1, round(len(selected.numbers) / time_steps))  # frames that the tower takes together
+    scale = 1.0
+    if len(candidates.numbers) > len(selected.numbers):
+        scale = math.ceil(len(candidates.numbers) / per_step) / time_steps
+    return MediumTrace(round(len(medium.visual) * scale), len(medium.separators), candidates.is_image)
+
+
+def unselected_tokens(
+    candidates: Sequence[Frames], selected: Sequence[Frames], prompt: Prompt, markers: Sequence[Sequence[int]]
+) -> int:
+    """Prompt tokens of the frames that frame selection left out.
+
+    Args:
+        candidates: All frames of each medium.
+        selected: Those that were chosen.
+        prompt: The prompt of the chosen ones.
+        markers: For each medium, tokens of the text before each of its candidates.
+    """
+    tokens = 0
+    for whole, chosen, medium, lengths in zip(candidates, selected, prompt.media, markers, strict=True):
+        per_frame = len(medium.visual) // len(chosen.numbers)
+        left_out = set(whole.numbers) - set(chosen.numbers)
+        by_number = zip(whole.numbers, lengths, strict=True)
+        tokens += sum(per_frame + length for number, length in by_number if number in left_out)
+    return tokens

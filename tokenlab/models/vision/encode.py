@@ -1,0 +1,135 @@
+"""From decoded frames to a token grid with evidence: one run of the vision tower, shared by all arms that can."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tokenlab.compressors.evidence import TokenEmbeddings
+from tokenlab.compressors.stages import TowerReduction
+from tokenlab.data.samples import Frames
+from tokenlab.errors import SampleError
+from tokenlab.models.families import Family, MediaSpec, as_rows
+from tokenlab.models.families.grids import grid_shape
+from tokenlab.models.families.media import ProcessorOutput
+from tokenlab.models.vision.auxiliary import AuxiliaryClip
+from tokenlab.models.vision.evidence import PoolingHead, read_evidence, record_evidence
+from tokenlab.models.vision.tower import TowerReductions, TowerRun, blocks_read
+from tokenlab.models.vision.tower_hooks import TowerHooks
+from tokenlab.tokens import Evidence, VisualTokens
+from tokenlab.trace import synchronise
+
+ALIGNED, JOINT = TokenEmbeddings("llm"), TokenEmbeddings("clip")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One medium after tower and projector, for one choice of its frames.
+
+    Attributes:
+        output: What the stock encoder gave back.
+        rows: The features of its placeholders, in prompt order; zeros where a method in the tower left nothing.
+        deepstack: The same for every LLM layer that adds features of further tower layers.
+        tokens: Its grid tokens, with the evidence read from the tower.
+        processed: What the processor made of the medium.
+        milliseconds: Tower and projector, and the processor where it ran for this.
+        evidence_milliseconds: What each piece of evidence took besides; charged to the arms that need it.
+        tower: What a method left inside the tower, if there was one.
+    """
+
+    output: Any
+    rows: Float[Tensor, "n d"]
+    deepstack: list[Float[Tensor, "n d"]]
+    tokens: VisualTokens
+    processed: ProcessorOutput
+    milliseconds: float
+    evidence_milliseconds: dict[Evidence, float]
+    tower: TowerReductions | None = None
+
+    def charge(self, needs: Collection[Evidence]) -> float:
+        """Milliseconds that an arm with these needs is charged."""
+        return self.milliseconds + sum(self.evidence_milliseconds.get(need, 0.0) for need in needs)
+
+
+@torch.inference_mode()
+def encode(
+    model: PreTrainedModel,
+    family: Family,
+    processed: ProcessorOutput,
+    needs: frozenset[Evidence],
+    method: tuple[TowerReduction, torch.Generator] | None = None,
+    head: PoolingHead | None = None,
+) -> Encoded:
+    """Runs one medium through tower and projector; raises SampleError if what comes out is not finite.
+
+    Args:
+        model: The model.
+        family: Its family's facts.
+        processed: What the processor made of the medium.
+        needs: The evidence to read on the way.
+        method: A method inside the tower and its noise, if there is one.
+        head: The tower's pooling head, where there is one.
+    """
+    started = time.perf_counter()
+    spec = processed.spec
+    inputs = {name: _onto(model, value) for name, value in processed.inputs.items()}
+    tower = None if method is None else _tower_hooks(model, family, spec, *method)
+    with record_evidence(model, family, spec, needs, tower, head is not None) as record:
+        output = spec.encode(model, inputs)
+    synchronise(model.device)
+    features = as_rows(output.pooler_output)
+    if not bool(torch.isfinite(features).all()):
+        raise SampleError("the vision tower's output is not finite (NaN or infinite pixels?)")
+    places = processed.places.to(features.device)
+    on_grid = places[:, 0] >= 0
+    left = tower and tower.run.finish(features.device)
+    rows = features if left is None else left.scatter(features, on_grid)
+    values = features[on_grid] if left is None else left.to_grid(features)
+    places = places[on_grid] if left is None else places[on_grid][left.reduction.anchor]
+    found, spent = read_evidence(record, model, family, processed, left, head)
+    evidence = {need: value.to(values.device) for need, value in found.items()}
+    if ALIGNED in needs:
+        evidence[ALIGNED] = values
+    tokens = VisualTokens(values, places, grid_shape(processed.places), evidence)
+    elapsed = 1000 * (time.perf_counter() - started)
+    deepstack = [as_rows(layer) for layer in getattr(output, "deepstack_features", None) or []]
+    return Encoded(output, rows, deepstack, tokens, processed, elapsed - sum(spent.values()), spent, left)
+
+
+def with_joint_embeddings(encoded: Encoded, clip: AuxiliaryClip, frames: Frames, cropped: bool) -> Encoded:
+    """Adds what an auxiliary CLIP makes of the medium's patches, on its token grid.
+
+    Args:
+        encoded: The medium.
+        clip: The auxiliary encoder.
+        frames: The decoded frames.
+        cropped: Whether the model's own tower sees the middle square of a picture alone.
+    """
+    places = encoded.processed.places
+    embeddings, spent = clip.read(frames, places[places[:, 0] >= 0], cropped)
+    embeddings = embeddings.to(encoded.tokens.values.device)
+    if encoded.tower is not None:
+        embeddings = encoded.tower.reduction.apply(embeddings, JOINT.combine)
+    tokens = replace(encoded.tokens, evidence={**encoded.tokens.evidence, JOINT: embeddings})
+    return replace(encoded, tokens=tokens, evidence_milliseconds={**encoded.evidence_milliseconds, JOINT: spent})
+
+
+def _tower_hooks(
+    model: PreTrainedModel, family: Family, spec: MediaSpec, method: TowerReduction, generator: torch.Generator
+) -> TowerHooks:
+    blocks = family.blocks_of(model, spec)
+    read = blocks_read(model.config, len(blocks))
+    run = TowerRun(method, generator, int(family.has_cls), read, len(blocks))
+    return TowerHooks(blocks, family.norm, family.attention, run)
+
+
+def _onto(model: PreTrainedModel, value: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """On the model's device; pixels in its precision."""
+    return value.to(model.device, model.dtype if value.is_floating_point() else None)

@@ -1,0 +1,212 @@
+"""Evidence about patches: recorded while tower and projector run, brought to the token grid afterwards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tokenlab.compressors.evidence import PoolingAttention, ProjectorInput, TowerAttention, TowerKeys
+from tokenlab.models.families import Family, MediaSpec
+from tokenlab.models.families.grids import Calls
+from tokenlab.models.families.media import ProcessorOutput
+from tokenlab.models.hf import AttentionProbe, attention_probes
+from tokenlab.models.hooks import hooked
+from tokenlab.models.vision.tower import TowerReductions
+from tokenlab.models.vision.tower_hooks import TowerHooks, active_tower
+from tokenlab.tokens import Evidence
+from tokenlab.trace import synchronise
+
+PROJECTOR_INPUT, POOLING = ProjectorInput(), PoolingAttention()
+
+PoolingHead = Callable[[Float[Tensor, "t p d"]], Float[Tensor, "t p"]]
+"""A tower's pooling head: what it pays each patch of each frame."""
+
+
+@dataclass
+class VisionRecord:
+    """What was recorded of one medium, as far as some method looks at it.
+
+    Attributes:
+        probes: By evidence, the probe of the tower's layer that it is read from.
+        tower: The run of a method inside the tower, if there was one.
+        projector_inputs: What the projector was given, if it takes tokens one by one.
+        last_block: What the tower's last block gave back, for its pooling head.
+    """
+
+    probes: dict[TowerAttention | TowerKeys, AttentionProbe]
+    tower: TowerHooks | None
+    projector_inputs: list[Float[Tensor, "_ _ c"]] = field(default_factory=list)
+    last_block: list[Float[Tensor, "t p d"]] = field(default_factory=list)
+
+    def needs(self, head: PoolingHead | None) -> list[Evidence]:
+        """The evidence that was recorded."""
+        pooled = [POOLING] if self.last_block and head else []
+        return [*self.probes, *([PROJECTOR_INPUT] if self.projector_inputs else []), *pooled]
+
+    def calls(self, need: Evidence, family: Family, head: PoolingHead | None) -> Calls:
+        """One piece of evidence, patch by patch, call by call."""
+        if _in_tower(need):
+            log_size = self.tower.log_size(need.layer) if self.tower else None
+            return _from_probe(need, self.probes[need], family, log_size)
+        if need == PROJECTOR_INPUT:
+            return self.projector_inputs
+        assert head is not None
+        return [head(hidden)[..., None] for hidden in self.last_block]
+
+
+@contextmanager
+def record_evidence(
+    model: PreTrainedModel,
+    family: Family,
+    spec: MediaSpec,
+    needs: frozenset[Evidence],
+    tower: TowerHooks | None,
+    pooling: bool,
+) -> Iterator[VisionRecord | None]:
+    """While active, one medium that is encoded is recorded, and reduced by a method inside the tower.
+
+    Yields None where there is nothing to record.
+
+    Args:
+        model: The model.
+        family: Its family's facts.
+        spec: How the family reads the medium.
+        needs: The evidence to record.
+        tower: The run of a method inside the tower, if there is one.
+        pooling: Whether a pooling head will look at the tower's last block.
+    """
+    if not (needs & {PROJECTOR_INPUT, POOLING} or tower or any(map(_in_tower, needs))):
+        yield None
+        return
+    probes: dict[nn.Module, AttentionProbe] = dict(tower.probes) if tower else {}
+    record = VisionRecord({}, tower)
+    for need in filter(_in_tower, needs):
+        module = family.attention_of(model, spec, need.layer)
+        record.probes[need] = probes.setdefault(module, AttentionProbe(record=True))
+        if tower:
+            tower.kept.add(need.layer % tower.run.depth)
+    with ExitStack() as stack:
+        if tower:
+            for point in tower.hook_points:
+                stack.enter_context(hooked(point, "tower"))
+            stack.enter_context(active_tower(tower))
+        if probes:
+            stack.enter_context(attention_probes(probes))
+        projector = family.projector_of(model) if PROJECTOR_INPUT in needs else None
+        if projector is not None:
+            stack.callback(projector.register_forward_pre_hook(_keeping_input(record.projector_inputs)).remove)
+        if pooling and POOLING in needs:
+            last = family.blocks_of(model, spec)[-1]
+            stack.callback(last.register_forward_hook(_keeping_output(record.last_block)).remove)
+        yield record
+
+
+def read_evidence(
+    record: VisionRecord | None,
+    model: PreTrainedModel,
+    family: Family,
+    processed: ProcessorOutput,
+    reductions: TowerReductions | None,
+    head: PoolingHead | None,
+) -> tuple[dict[Evidence, Tensor], dict[Evidence, float]]:
+    """Evidence on the token grid, or on what a method in the tower left of it; and the milliseconds that each took."""
+    evidence: dict[Evidence, Tensor] = {}
+    spent: dict[Evidence, float] = {}
+    if record is None:
+        return evidence, spent
+    for need in record.needs(head):
+        synchronise(model.device)
+        started = time.perf_counter()
+        calls = record.calls(need, family, head)
+        if reductions is not None:
+            rows = _behind_tower(need, torch.cat(list(calls)), reductions)
+        else:
+            to_grid = processed.spec.projector_to_grid if need == PROJECTOR_INPUT else processed.spec.to_grid
+            rows = to_grid(model, processed.inputs, calls)
+        # attention is a number a token
+        evidence[need] = rows[:, 0] if isinstance(need, TowerAttention | PoolingAttention) else rows
+        synchronise(model.device)
+        spent[need] = 1000 * (time.perf_counter() - started)
+    return evidence, spent
+
+
+def _in_tower(need: Evidence) -> TypeGuard[TowerAttention | TowerKeys]:
+    """Whether evidence is read from an attention layer of the tower."""
+    return isinstance(need, TowerAttention | TowerKeys)
+
+
+def _behind_tower(need: Evidence, rows: Float[Tensor, "t n c"], reductions: TowerReductions) -> Float[Tensor, "m c"]:
+    """Values of patches through all that happened to the tokens since they were recorded."""
+    flat = rows.flatten(0, 1)
+    if _in_tower(need):
+        total = reductions.from_block(need.layer)
+        flat = total.apply(flat.to(total.anchor.device), need.combine)
+    return reductions.to_grid(flat)
+
+
+def _from_probe(
+    need: TowerAttention | TowerKeys, probe: AttentionProbe, family: Family, log_size: Float[Tensor, "t n"] | None
+) -> list[Float[Tensor, "b n c"]]:
+    """The attention each patch receives, or its key, call by call."""
+    if isinstance(need, TowerKeys):
+        return [key.mean(1) for key in probe.keys]
+    received = cls_attention if family.has_cls and need.query != "mean" else mean_attention
+    bias = None if log_size is None else log_size.to(probe.keys[0].device)
+    calls = zip(probe.queries, probe.keys, strict=True)
+    return [received(query, key, probe.scaling, bias)[..., None] for query, key in calls]
+
+
+def cls_attention(
+    query: Float[Tensor, "b h n e"],
+    key: Float[Tensor, "b h n e"],
+    scaling: float,
+    bias: Float[Tensor, "b n"] | None = None,
+) -> Float[Tensor, "b n"]:
+    """Attention from the class token, row 0, to each token; mean over heads. O(n) memory. `bias` joins the logits."""
+    scores = query[:, :, :1].float() @ key.float().transpose(-1, -2) * scaling + _rows(bias)
+    return scores.softmax(-1).mean(1)[:, 0]
+
+
+def mean_attention(
+    query: Float[Tensor, "b h n e"],
+    key: Float[Tensor, "b h n e"],
+    scaling: float,
+    bias: Float[Tensor, "b n"] | None = None,
+    rows: int = 256,
+) -> Float[Tensor, "b n"]:
+    """Attention that each token receives, mean over heads and queries; streamed, never n x n at once."""
+    total = query.new_zeros((query.shape[0], key.shape[2]), dtype=torch.float32)
+    for start in range(0, query.shape[2], rows):
+        scores = query[:, :, start : start + rows].float() @ key.float().transpose(-1, -2) * scaling + _rows(bias)
+        total += scores.softmax(-1).mean(1).sum(1)
+    return total / query.shape[2]
+
+
+def _rows(bias: Float[Tensor, "b n"] | None) -> Float[Tensor, "b 1 1 n"] | float:
+    return 0.0 if bias is None else bias[:, None, None]
+
+
+def _keeping_input(calls: list[Float[Tensor, "_ _ c"]]) -> Callable[[nn.Module, tuple], None]:
+    """A hook that keeps what a module was given."""
+
+    def keep(_: nn.Module, args: tuple) -> None:
+        calls.append(args[0])
+
+    return keep
+
+
+def _keeping_output(calls: list[Float[Tensor, "t p d"]]) -> Callable[[nn.Module, tuple, Any], None]:
+    """A hook that keeps what a module gave back."""
+
+    def keep(_: nn.Module, __: tuple, output: Float[Tensor, "t p d"]) -> None:
+        calls.append(output)
+
+    return keep

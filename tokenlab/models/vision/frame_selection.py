@@ -1,0 +1,55 @@
+"""The frame-selection stage: which of the candidate frames the vision tower will read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tokenlab.compressors.base import seeded_generator
+from tokenlab.compressors.evidence import FrameScores
+from tokenlab.compressors.pipeline import Pipeline
+from tokenlab.compressors.stages import FrameSelection, FrameView
+from tokenlab.data.samples import Frames, Sample
+from tokenlab.errors import failing_sample
+from tokenlab.models.vision.auxiliary import AuxiliaryClip
+from tokenlab.tokens import Evidence
+from tokenlab.trace import AppliedReduction, Trace
+
+FRAME_SCORES = FrameScores("clip")
+
+
+def select_frames(
+    candidates: Sequence[Frames], sample: Sample, pipeline: Pipeline, seed: int, clip: AuxiliaryClip | None
+) -> tuple[list[Frames], Trace]:
+    """Selects frames video by video; there is nothing to select from in an image.
+
+    Args:
+        candidates: The decoded media.
+        sample: What is asked about them.
+        pipeline: Its frame-selection methods decide, one after the other.
+        seed: Of the noise they draw.
+        clip: An auxiliary encoder that scores frames, if there is one.
+
+    Returns:
+        What the tower will see of each medium, and what was selected and read for it.
+    """
+    media, trace = list(candidates), Trace()
+    for method in pipeline.of_stage(FrameSelection):
+        for number, frames in enumerate(media):
+            if frames.is_image:
+                continue
+            evidence: dict[Evidence, Float[Tensor, "..."]] = {}
+            if clip is not None and FRAME_SCORES in method.needs():
+                evidence[FRAME_SCORES], texts = clip.score_frames(frames, sample.question)
+                trace += Trace(auxiliary_scored=len(frames.numbers), auxiliary_text=texts)
+            generator = seeded_generator(seed, method.name, sample.uid)
+            seconds = torch.from_numpy(frames.seconds)
+            view = FrameView(len(frames.numbers), seconds, sample.question, evidence, generator)
+            with failing_sample(method.name):
+                chosen = method.select_frames(view).settle(method.order)
+            media[number] = frames.at(chosen.anchor.numpy())
+            trace += Trace(reductions=(AppliedReduction("frames", method.name, number, chosen),))
+    return media, trace

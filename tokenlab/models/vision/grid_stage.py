@@ -1,0 +1,111 @@
+"""The visual-token stage: methods decide on the token grid, and their decisions are carried out there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tokenlab.compressors.base import TokenCompressor
+from tokenlab.compressors.pipeline import Pipeline
+from tokenlab.compressors.stages import GridReduction, GridView, TowerReduction
+from tokenlab.errors import SampleError, failing_sample
+from tokenlab.models.vision.encode import ALIGNED, JOINT, Encoded
+from tokenlab.models.vision.evidence import PROJECTOR_INPUT
+from tokenlab.reduction import Reduction
+from tokenlab.tokens import Evidence, VisualTokens
+from tokenlab.trace import AppliedReduction, Trace
+
+Projector = Callable[[Float[Tensor, "n e"]], Float[Tensor, "n d"]]
+"""A projector that takes tokens one by one."""
+
+Decisions = list[tuple[TokenCompressor, list[Reduction]]]
+"""Methods in the order in which they acted, each with its reduction of every medium; on the CPU."""
+
+
+def reduce_on_grid(
+    media: list[VisualTokens],
+    question: str,
+    pipeline: Pipeline,
+    generator: Callable[[str], torch.Generator],
+    projector: Projector | None,
+) -> tuple[list[VisualTokens], Decisions]:
+    """Runs the stage on all media of a prompt; raises SampleError where a method cannot act on one of them.
+
+    Args:
+        media: The tokens of each medium, with the evidence that the pipeline looks at.
+        question: What is per_token.
+        pipeline: Its methods on the token grid decide, one after the other.
+        generator: Fresh noise for a method, by its name.
+        projector: The projector, if it takes tokens one by one: what may be merged before it.
+
+    Returns:
+        What is left of each medium, and the decisions.
+    """
+    decisions: Decisions = []
+    for method in pipeline.of_stage(GridReduction):
+        decided = []
+        for tokens in media:
+            view = GridView(tokens, question, generator(method.name))
+            with failing_sample(method.name):
+                decided.append(method.reduce_grid(view).settle(method.order))
+        before = projector if method.merges_before_projector else None
+        media = [_apply(decision, tokens, before) for tokens, decision in zip(media, decided, strict=True)]
+        decisions.append((method, decided))
+    return media, decisions
+
+
+def from_tower(encoded: Sequence[Encoded], pipeline: Pipeline) -> Decisions:
+    """What a method inside the tower left of the media, as a decision on their token grids."""
+    return [
+        (method, [each.tower.reduction.to("cpu") for each in encoded if each.tower])
+        for method in pipeline.of_stage(TowerReduction)
+    ]
+
+
+def grid_trace(decisions: Decisions, token_wise: bool) -> Trace:
+    """What was done before the LLM.
+
+    Args:
+        decisions: All decisions, inside the tower and on the grid.
+        token_wise: Whether the projector takes tokens one by one, so that some were merged before it.
+    """
+    applied, merged_before = [], 0
+    for method, decided in decisions:
+        stage = "tower" if isinstance(method, TowerReduction) else "grid"
+        applied += [AppliedReduction(stage, method.name, *each) for each in enumerate(decided)]
+        if token_wise and isinstance(method, GridReduction) and method.merges_before_projector:
+            merged_before += sum(decision.num_merged for decision in decided)
+    return Trace(reductions=tuple(applied), projector_tokens=merged_before)
+
+
+def with_evidence(
+    encoded: Encoded, needs: frozenset[Evidence], questions: Mapping[Evidence, Float[Tensor, "q _"]]
+) -> VisualTokens:
+    """The medium's tokens with what a pipeline looks at: other arms' evidence would ride along at its expense."""
+    if JOINT in needs and encoded.processed.in_tiles:
+        raise SampleError(
+            f"CLIP reads an image as a whole, but this one lies on the token grid in {encoded.processed.passes} tiles: "
+            "its patches have no place there; choose space: llm"
+        )
+    tokens = encoded.tokens
+    per_token = {need: value for need, value in tokens.evidence.items() if need in needs}
+    of_question = {need: value.to(tokens.values.device) for need, value in questions.items()}
+    return replace(tokens, evidence={**per_token, **of_question})
+
+
+def _apply(reduction: Reduction, tokens: VisualTokens, projector: Projector | None) -> VisualTokens:
+    """The tokens that are left; with a projector, merged ones are what it makes of what was merged before it.
+
+    Kept tokens stay as they are to the bit: the projector has taken them already.
+    """
+    left = tokens.reduce(reduction)
+    if projector is None or not reduction.merges:
+        return left
+    merged, values = (reduction.lengths > 0).to(left.values.device), left.values.clone()
+    values[merged] = projector(left.evidence[PROJECTOR_INPUT][merged]).to(values)
+    aligned = {ALIGNED: values} if ALIGNED in left.evidence else {}
+    return replace(left, values=values, evidence={**left.evidence, **aligned})

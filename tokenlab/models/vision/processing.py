@@ -1,0 +1,85 @@
+"""From decoded frames to what the tower reads, through the checkpoint's own processor and chat template."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+from transformers import PretrainedConfig
+
+from tokenlab.data.samples import Frames
+from tokenlab.errors import SampleError
+from tokenlab.models.families import Family, MediaSpec
+from tokenlab.models.families.media import PromptMedium, render_chat
+
+FRAMES_PER_SECOND = 24.0  # what processors take for granted of a video of unknown rate
+
+
+@dataclass(frozen=True)
+class MediaProcessor:
+    """The checkpoint's processor, asked for one medium at a time: pixels are read once, however many questions follow.
+
+    Attributes:
+        processor: The stock processor.
+        config: The model's config.
+        family: Its family's facts.
+    """
+
+    processor: Any
+    config: PretrainedConfig
+    family: Family
+
+    @property
+    def frame_text(self) -> str:
+        """The template of the text before each frame."""
+        return getattr(self.config, "frame_text", self.family.frame_text)
+
+    def process(self, frames: Frames) -> PromptMedium:
+        """Makes pixels for the tower, and what a prompt needs to know of them; raises SampleError where it cannot."""
+        if (spec := self.family.spec(frames)) is None:
+            raise SampleError(f"{self.family.name} reads no video")
+        items = spec.chat_items(frames, self.frame_text)
+        shown = _repeated(frames, spec.min_frames) if len(frames.numbers) < spec.min_frames else frames
+        text = [render_chat(self.processor, [*items, {"type": "text", "text": ""}])]
+        media = _media_arguments(spec, shown)
+        try:
+            output = dict(self.processor(text=text, **media, return_text_replacement_offsets=True, return_tensors="pt"))
+        except (ValueError, ArithmeticError, RuntimeError) as error:
+            what = "an image" if frames.is_image else f"{len(frames.numbers)} frames"
+            size = "x".join(map(str, frames.pixels.shape[2:0:-1]))
+            reason = str(error).splitlines()[0]
+            raise SampleError(f"the checkpoint's processor cannot read {what} of {size} pixels: {reason}") from error
+        replacements = [entry["replacement"] for entry in output.pop("text_replacement_offsets")[0]]
+        inputs = {name: value for name, value in output.items() if name not in ("input_ids", "attention_mask")}
+        return PromptMedium(spec, inputs, spec.places(self.config, inputs), frames, items, replacements)
+
+    def is_cropped(self, processed: PromptMedium) -> bool:
+        """Whether the tower only sees the middle square of a picture; a mosaic of tiles is all of it."""
+        part = getattr(self.processor, f"{processed.spec.content}_processor")
+        return bool(getattr(part, "do_center_crop", False)) and "image_sizes" not in processed.inputs
+
+
+def _media_arguments(spec: MediaSpec, frames: Frames) -> dict[str, Any]:
+    """What the processor's call is told of the medium."""
+    if spec.content == "video":
+        return {"videos": [frames.pixels], "do_sample_frames": False, "video_metadata": [_metadata(frames)]}
+    # Pillow's images say themselves where their channels are, which arrays of odd sizes do not
+    pictures = [Image.fromarray(pixels) for pixels in frames.pixels]
+    return {"images": [pictures] if spec.nested_images else pictures}
+
+
+def _metadata(frames: Frames) -> dict[str, Any]:
+    """What a video processor is told of frames that were chosen for it: when they are, and how dense."""
+    numbers, seconds = list(frames.numbers), frames.seconds
+    span = float(seconds[-1] - seconds[0])
+    rate = (numbers[-1] - numbers[0]) / span if span > 0 else FRAMES_PER_SECOND
+    gap = span / (len(numbers) - 1) if len(numbers) > 1 else 1 / rate
+    length = max(1, round(rate * gap * len(numbers)))  # from which processors compute the mean time between frames
+    return {"total_num_frames": length, "fps": rate, "duration": length / rate, "frames_indices": numbers}
+
+
+def _repeated(frames: Frames, fewest: int) -> Frames:
+    """The last frame again, for processors that refuse a shorter video."""
+    index = [min(k, len(frames.numbers) - 1) for k in range(fewest)]
+    return Frames(frames.pixels[index], tuple(frames.numbers[k] for k in index), frames.seconds[index], frames.is_image)

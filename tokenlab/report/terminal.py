@@ -1,0 +1,247 @@
+"""The tables of a run, for the terminal and for a README; every number comes from the summary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from tokenlab.metrics.summary import BASELINE, ArmSummary, Cost, Summary
+from tokenlab.statistics.intervals import Interval
+
+WIDE = 100  # columns of a terminal from which nothing is shortened
+UNITS = ((1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs"))
+NOTHING = "-"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading and what stands under it for each arm."""
+
+    heading: str
+    cell: Callable[[ArmSummary], str]
+
+
+def terminal_report(summary: Summary, width: int) -> Group:
+    """All tables of a run with their captions, for a terminal of `width` columns."""
+    parts: list[RenderableType] = [Text(headline(summary), style="bold")]
+    if not summary.arms:
+        return Group(*parts)
+    parts.append(_arm_table(main_columns(summary, compact=width < WIDE), summary, width))
+    parts += [Padding(Text(line), (0, 0, 0, 2)) for line in captions(summary)]
+    for title, columns in (("Answers, %", answer_columns(summary)), ("Milliseconds a query", stage_columns())):
+        parts += [Text(f"\n{title}", style="bold"), *_matrix(columns, summary, width)]
+    return Group(*parts)
+
+
+def markdown_table(summary: Summary) -> str:
+    """The main table as GitHub Markdown."""
+    columns = [
+        Column("arm", lambda row: row.arm.replace("|", "\\|")),
+        Column("positions", lambda row: ", ".join(row.positions) or NOTHING),
+        *main_columns(summary),
+    ]
+    lines = [
+        [column.heading.replace("-\n", "-").replace("\n", " ") for column in columns],
+        ["---", *["---:"] * (len(columns) - 1)],
+        *([column.cell(row) for column in columns] for row in summary.arms),
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def headline(summary: Summary) -> str:
+    """What was asked; an interrupted run says so first, and how far it came."""
+    counts = ", ".join(
+        f"{count} {noun}{'' if count == 1 else 's'}"
+        for count, noun in ((summary.questions, "question"), (summary.clusters, "video"), (len(summary.arms), "arm"))
+    )
+    if summary.complete:
+        return counts
+    planned = "" if summary.questions_planned is None else f" of {summary.questions_planned}"
+    return f"PARTIAL RUN: {summary.questions_of_all_arms}{planned} questions asked of every arm; in all {counts}"
+
+
+def main_columns(summary: Summary, compact: bool = False) -> list[Column]:
+    """The columns of the main table."""
+    scale, unit = _flops_unit(summary)
+    columns = [
+        Column("visual\ntokens", lambda row: _cost_cell(row, lambda cost: cost.visual_tokens_out)),
+        Column("kept\n%", lambda row: _percent(row.cost.retention if row.cost else None)),
+        Column(f"accuracy %\n[{summary.level:.0%}]", lambda row: _interval(row.accuracy, decimals=0 if compact else 1)),
+        Column(f"vs\n{BASELINE}", lambda row: _format(_against(row, "points"), "+.1f")),
+        Column(f"{unit}\na query", lambda row: _cost_cell(row, lambda cost: cost.flops.total / scale)),
+        Column(f"x\n{BASELINE}", lambda row: _format(_against(row, "flops_ratio"), ".3f")),
+        Column("ms a\nquery", lambda row: _cost_cell(row, lambda cost: cost.milliseconds.total)),
+        Column("speed-\nup", lambda row: _format(_against(row, "speedup"), ".2f", "x")),
+    ]
+    if len({row.n for row in summary.arms}) > 1:
+        columns.append(Column("asked", lambda row: str(row.n)))
+    if any(row.failed for row in summary.arms):
+        columns.append(Column("failed", lambda row: str(row.failed)))
+    return columns
+
+
+def answer_columns(summary: Summary) -> list[Column]:
+    """Accuracy by question type, where there are several, and agreement with `full`."""
+    columns = []
+    if len(summary.types) > 1:
+        columns += [_type_column(type_, summary) for type_ in summary.types]
+        columns.append(Column("mean over types", lambda row: _percent(row.mean_over_types)))
+    return [*columns, Column(f"same answer as {BASELINE}", lambda row: _percent(_against(row, "agreement")))]
+
+
+def stage_columns() -> list[Column]:
+    """Where the time goes."""
+    return [
+        Column("encode", lambda row: _cost_cell(row, lambda cost: cost.milliseconds.encode)),
+        Column("compress", lambda row: _cost_cell(row, lambda cost: cost.milliseconds.compress)),
+        Column("prefill", lambda row: _cost_cell(row, lambda cost: cost.milliseconds.prefill)),
+        Column("decode", lambda row: _cost_cell(row, lambda cost: cost.milliseconds.decode)),
+        Column("total", lambda row: _cost_cell(row, lambda cost: cost.milliseconds.total)),
+        Column("median total", lambda row: _cost_cell(row, lambda cost: cost.milliseconds_median.total)),
+        Column("prefill tokens", lambda row: _cost_cell(row, lambda cost: cost.prefill_tokens)),
+        Column("prefill speed-up", lambda row: _format(_against(row, "prefill_speedup"), ".2f", "x")),
+    ]
+
+
+def _policies(summary: Summary) -> str:
+    """Which arms keep position ids and which renumber them: it decides accuracy, so it is always shown."""
+    arms: dict[str, list[str]] = {}
+    for row in summary.arms:
+        if row.positions:
+            arms.setdefault(" then ".join(row.positions), []).append(row.arm)
+    return "; ".join(f"{policy}: {', '.join(names)}" for policy, names in arms.items())
+
+
+def captions(summary: Summary) -> Iterator[str]:
+    """How the numbers were made."""
+    yield f"[{summary.level:.0%}]: interval clustered by video (Wilson on an effective sample size, Student's t)."
+    if any(row.arm == BASELINE for row in summary.arms):
+        yield f"vs {BASELINE}: percentage points; x {BASELINE}, speed-up: of means; over the questions both arms have."
+    else:
+        yield f"No arm is named {BASELINE}: there is nothing to compare with."
+    if policies := _policies(summary):
+        yield f"Position ids: {policies}."
+    yield "FLOPs: 2 a multiply-add, of each query's own length, without padding."
+    yield "ms a query: mean, decoded frames to answer; what a batch shares is divided evenly in the batch."
+    if summary.speedup_ceiling is not None:
+        yield f"Ceiling: were all that follows the encode free, the speed-up would be {summary.speedup_ceiling:.2f}x."
+    if summary.padding_waste is not None:
+        yield f"Padding: {summary.padding_waste:.1%} of the positions computed by the LLM; in the times, not the FLOPs."
+    yield _memory(summary)
+    if any(row.failed for row in summary.arms):
+        yield "Failed samples count as wrong and are left out of tokens, FLOPs and times."
+
+
+def _memory(summary: Summary) -> str:
+    peaks = [(row.peak_memory_bytes / 2**30, row.arm) for row in summary.arms if row.peak_memory_bytes is not None]
+    if not peaks:
+        return "Peak memory: not measured on this device."
+    (low, lowest), (high, highest) = min(peaks), max(peaks)
+    return f"Peak memory: {low:.2f} GiB ({lowest}) to {high:.2f} GiB ({highest})."
+
+
+def _arm_table(columns: Sequence[Column], summary: Summary, width: int) -> Table:
+    """One row an arm; only the arms' names may wrap, for a number must never be cut."""
+    table = _table("arm", [column.heading for column in columns], width)
+    for row in summary.arms:
+        table.add_row(Text(row.arm), *(Text(column.cell(row)) for column in columns))
+    return table
+
+
+def _matrix(columns: Sequence[Column], summary: Summary, width: int) -> list[Table]:
+    """Columns by arms, or arms by columns where that needs fewer tables."""
+    arms = [row.arm for row in summary.arms]
+    headings = [column.heading for column in columns]
+    cells = [[column.cell(row) for column in columns] for row in summary.arms]
+    upright = _split_tables("arm", headings, arms, cells, width)
+    transposed = _split_tables("", arms, headings, [list(line) for line in zip(*cells, strict=True)], width)
+    return min(upright, transposed, key=len)
+
+
+def _split_tables(
+    corner: str, headings: Sequence[str], labels: Sequence[str], cells: Sequence[Sequence[str]], width: int
+) -> list[Table]:
+    """As many tables below each other as the headings need."""
+    room = width - min(24, max(map(len, labels)))
+    tables = []
+    for part in _chunks([min(12, max(5, len(heading))) + _gap(width) for heading in headings], room):
+        table = _table(corner, headings[part], width, wrap=12)
+        for label, line in zip(labels, cells, strict=True):
+            table.add_row(Text(label), *map(Text, line[part]))
+        tables.append(table)
+    return tables
+
+
+def _chunks(widths: Sequence[int], room: int) -> Iterator[slice]:
+    """Runs of columns that fit into the room, one column at least."""
+    start, used = 0, 0
+    for place, width in enumerate(widths):
+        if place > start and used + width > room:
+            yield slice(start, place)
+            start, used = place, 0
+        used += width
+    yield slice(start, len(widths))
+
+
+def _table(corner: str, headings: Sequence[str], width: int, wrap: int | None = None) -> Table:
+    gap = _gap(width)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column(corner, overflow="fold", max_width=None if wrap is None else 24)
+    for heading in headings:
+        table.add_column(Text(heading), justify="right", overflow="fold", no_wrap=wrap is None, max_width=wrap)
+    return table
+
+
+def _gap(width: int) -> int:
+    """Blanks between columns, the box's own included."""
+    return 2 if width >= WIDE else 1
+
+
+def _type_column(type_: str, summary: Summary) -> Column:
+    n = max((row.accuracy_by_type[type_].n for row in summary.arms if type_ in row.accuracy_by_type), default=0)
+
+    def cell(row: ArmSummary) -> str:
+        return _percent(row.accuracy_by_type[type_].mean if type_ in row.accuracy_by_type else None)
+
+    return Column(f"{type_ or 'no type'} (n={n})", cell)
+
+
+def _cost_cell(row: ArmSummary, value: Callable[[Cost], float]) -> str:
+    return NOTHING if row.cost is None else _three_digits(value(row.cost))
+
+
+def _against(row: ArmSummary, name: str) -> float | None:
+    return None if row.against_full is None else getattr(row.against_full, name)
+
+
+def _percent(share: float | None) -> str:
+    return _format(None if share is None else 100 * share, ".1f")
+
+
+def _format(value: float | None, spec: str, suffix: str = "") -> str:
+    return NOTHING if value is None else f"{value:{spec}}{suffix}"
+
+
+def _interval(interval: Interval | None, decimals: int) -> str:
+    if interval is None:
+        return NOTHING
+    low, high = 100 * interval.low, 100 * interval.high
+    return f"{100 * interval.mean:.1f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+
+
+def _three_digits(value: float) -> str:
+    """Three significant digits, all digits before the point, at most three after it."""
+    digits = 2 - math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:,.{min(3, max(0, digits))}f}"
+
+
+def _flops_unit(summary: Summary) -> tuple[float, str]:
+    most = max((row.cost.flops.total for row in summary.arms if row.cost), default=0.0)
+    return next(((scale, unit) for scale, unit in UNITS if most >= scale), UNITS[-1])

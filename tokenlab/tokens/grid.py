@@ -1,0 +1,99 @@
+"""A medium's visual tokens on their token grid, with the evidence that methods look at besides them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from tokenlab.reduction import Combine, Reduction
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Something a method may look at besides the tokens; subclasses name it and are the keys of `view.evidence`.
+
+    `per_token` evidence has one row a token and rides through every reduction, combined as `combine` says.
+    """
+
+    combine: ClassVar[Combine] = "weights"
+    per_token: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """One medium's tokens on its token grid, with the evidence that was asked for.
+
+    Attributes:
+        values: The tokens, as the LLM receives them.
+        places: Frame, row and column of each token.
+        grid: Frames, rows and columns before any reduction.
+        evidence: What methods asked for, by the key they asked with.
+        tag: A label of each token, set by an earlier reduction.
+    """
+
+    values: Float[Tensor, "n d"]
+    places: Int[Tensor, "n 3"]
+    grid: tuple[int, int, int]
+    evidence: Mapping[Evidence, Shaped[Tensor, "..."]] = field(default_factory=dict)
+    tag: Int[Tensor, " n"] | None = None
+
+    @classmethod
+    def from_grid(
+        cls, values: Float[Tensor, "t h w d"], evidence: Mapping[Evidence, Shaped[Tensor, "..."]] | None = None
+    ) -> VisualTokens:
+        """Makes all tokens of a full grid, in raster order."""
+        frames, rows, columns, _ = values.shape
+        axes = (torch.arange(size, device=values.device) for size in (frames, rows, columns))
+        places = torch.cartesian_prod(*axes).reshape(-1, 3)
+        return cls(values.flatten(0, 2), places, (frames, rows, columns), evidence or {})
+
+    @property
+    def num_tokens(self) -> int:
+        """The number of tokens, n."""
+        return self.values.shape[0]
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Tokens of one full frame, rows x columns."""
+        return self.grid[1] * self.grid[2]
+
+    @cached_property
+    def frame(self) -> Int[Tensor, " n"]:
+        """Each token's frame."""
+        return self.places[:, 0]
+
+    def as_frames(self) -> Float[Tensor, "t n d"]:
+        """The values as whole frames; raises ValueError if some frame lacks tokens."""
+        frames = self.frame.reshape(-1, self.tokens_per_frame) if self.num_tokens % self.tokens_per_frame == 0 else None
+        if frames is None or not bool((frames == frames[:, :1]).all()):
+            raise ValueError("the token grid is ragged: an earlier compressor removed tokens from some frames")
+        return self.values.reshape(-1, self.tokens_per_frame, self.values.shape[-1])
+
+    def to(self, device: torch.device | str) -> VisualTokens:
+        """Copies the tokens to another device; themselves, where they are there already."""
+        if self.values.device == torch.device(device):
+            return self
+        evidence = {key: value.to(device) for key, value in self.evidence.items()}
+        tag = None if self.tag is None else self.tag.to(device)
+        values, places = self.values.to(device), self.places.to(device)
+        return replace(self, values=values, places=places, evidence=evidence, tag=tag)
+
+    def reduce(self, reduction: Reduction) -> VisualTokens:
+        """Applies a reduction to the tokens, their places, tags and evidence."""
+        if reduction.is_identity:
+            return self
+        reduction = reduction.to(self.values.device)
+        values = reduction.apply(self.values)
+        evidence = {
+            # evidence that is the tokens themselves is reduced with them, once
+            key: values if value is self.values else reduction.apply(value, key.combine) if key.per_token else value
+            for key, value in self.evidence.items()
+        }
+        tag = reduction.tag if reduction.tag is not None else None if self.tag is None else self.tag[reduction.anchor]
+        return replace(self, values=values, places=self.places[reduction.anchor], evidence=evidence, tag=tag)

@@ -1,0 +1,122 @@
+"""The trace: what was really done to one sample by one arm. Counts, ratios, FLOPs and pictures are computed from it.
+
+Every stage hands on a trace of its own part; the parts add up.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+
+from tokenlab.reduction import Reduction
+
+BlockTokens = tuple[tuple[int, int], ...]
+"""Per tower block: (tokens into attention, tokens into MLP) of one frame. Empty when no method acts in the tower."""
+
+
+@dataclass(frozen=True)
+class AppliedReduction:
+    """One reduction as it was applied to one medium of a prompt."""
+
+    stage: str
+    compressor: str
+    medium: int
+    reduction: Reduction
+    layer: int | None = None
+
+
+@dataclass(frozen=True)
+class MediumTrace:
+    """The size of one medium before any reduction.
+
+    Attributes:
+        grid_tokens: Tokens on its token grid, had no frame been left out.
+        separators: Visual tokens outside the grid, such as newlines.
+        is_image: Whether it is an image.
+    """
+
+    grid_tokens: int
+    separators: int = 0
+    is_image: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        """Visual tokens of the untouched medium."""
+        return self.grid_tokens + self.separators
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one sample and one arm came to; traces of parts of the way add up.
+
+    Attributes:
+        media: The media before any reduction.
+        reductions: The reductions, in the order in which they were applied.
+        prompt_tokens: Length of the sequence that the untouched model would read.
+        prefill_tokens: Length of the sequence that the LLM read.
+        grids: Per medium, its token grid as the tower made it, after frame selection.
+        passes: Per medium, runs of the tower: one a frame, a tile or a few frames together.
+        tower_tokens: Per medium, the tokens of one frame in each block of the tower.
+        projector_tokens: Tokens merged before the projector, which read each of them besides all patches.
+        generated_tokens: Tokens produced, the end-of-sequence token included.
+        auxiliary_frames: Frames whose patches an auxiliary encoder read for this arm.
+        auxiliary_scored: Frames that an auxiliary encoder read as a whole.
+        auxiliary_text: Lengths of the texts that an auxiliary encoder read.
+        auxiliary_pooled: Passes of the tower that an auxiliary pooling head looked at.
+        attention_tokens: Tokens that each layer's attention read at prefill. Empty: `prefill_tokens` in all layers.
+        mlp_tokens: Tokens that each layer's MLP read at prefill. Empty: `prefill_tokens` in all layers.
+        visible_tokens: `visible_tokens[step][layer]`, cache entries that a decode step attends to. Empty: all.
+        rope_recomputed: Tokens whose rotary embedding was computed anew between layers at prefill.
+        rope_recomputed_per_step: The same at each decode step.
+    """
+
+    media: tuple[MediumTrace, ...] = ()
+    reductions: tuple[AppliedReduction, ...] = ()
+    prompt_tokens: int = 0
+    prefill_tokens: int = 0
+    grids: tuple[tuple[int, int, int], ...] = ()
+    passes: tuple[int, ...] = ()
+    tower_tokens: tuple[BlockTokens, ...] = ()
+    projector_tokens: int = 0
+    generated_tokens: int = 0
+    auxiliary_frames: int = 0
+    auxiliary_scored: int = 0
+    auxiliary_text: tuple[int, ...] = ()
+    auxiliary_pooled: int = 0
+    attention_tokens: tuple[int, ...] = ()
+    mlp_tokens: tuple[int, ...] = ()
+    visible_tokens: tuple[tuple[int, ...], ...] = ()
+    rope_recomputed: int = 0
+    rope_recomputed_per_step: int = 0
+
+    def __add__(self, later: Trace) -> Trace:
+        """Adds the trace of a later part of the way: counts are summed, lists are joined."""
+        return Trace(**{each.name: getattr(self, each.name) + getattr(later, each.name) for each in fields(Trace)})
+
+    @property
+    def visual_tokens_in(self) -> int:
+        """Visual tokens of the untouched media."""
+        return sum(medium.num_tokens for medium in self.media)
+
+    @property
+    def visual_tokens_out(self) -> int:
+        """Visual tokens that are left of the prompt when the last layer has read it."""
+        return self.visual_tokens_after(len(self.reductions))
+
+    def visual_tokens_after(self, num_reductions: int) -> int:
+        """Visual tokens left after the first `num_reductions` reductions."""
+        left = [medium.grid_tokens for medium in self.media]
+        for applied in self.reductions[:num_reductions]:
+            if applied.stage == "frames":
+                left[applied.medium] = math.prod(self.grids[applied.medium])
+            else:
+                left[applied.medium] = applied.reduction.num_outputs
+        return sum(left) + sum(medium.separators for medium in self.media)
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits until a device is done, so that a clock reads the truth."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

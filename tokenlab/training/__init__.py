@@ -1,0 +1,1 @@
+"""How the embedded model is trained anew: only the command line needs this."""
