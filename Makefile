@@ -1,0 +1,25 @@
+# What a developer runs; README and .ci/run call these targets. Another environment: make test VENV=/path/to/it
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: setup check test test-all
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml
+	test -x $(BIN)/python || python3 -m venv $(VENV)
+	$(BIN)/pip install -q -e '.[dev]'
+	touch $@
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+test: setup
+	$(BIN)/python -m pytest
+
+# what `test` leaves out: the full grid of families and pipelines, many more examples, and what takes minutes
+test-all: setup
+	$(BIN)/python -m pytest --hypothesis-profile=matrix -m 'matrix or hypothesis or slow'
