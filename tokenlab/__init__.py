@@ -7,17 +7,19 @@ if TYPE_CHECKING:
     from tokenlab.compressors.base import list_compressors
     from tokenlab.compressors.pipeline import Pipeline
     from tokenlab.models.compress import compress
+    from tokenlab.models.frames import select_frames
     from tokenlab.reduction import Reduction
 
 __version__ = "0.1.0"
 
-__all__ = ["Pipeline", "Reduction", "__version__", "compress", "list_compressors"]
+__all__ = ["Pipeline", "Reduction", "__version__", "compress", "list_compressors", "select_frames"]
 
 _HOMES = {
     "Pipeline": "tokenlab.compressors",
     "Reduction": "tokenlab.reduction",
     "compress": "tokenlab.models.compress",
     "list_compressors": "tokenlab.compressors",
+    "select_frames": "tokenlab.models.frames",
 }
 
 

@@ -21,6 +21,7 @@ from tokenlab.models.costs.price import price
 from tokenlab.models.encode_cache import EncodeCache
 from tokenlab.models.families import family_of
 from tokenlab.models.families.support import check_pipelines
+from tokenlab.models.hf import windows_of
 from tokenlab.models.mllm import LoadedModel
 from tokenlab.models.request import Answer
 from tokenlab.models.settings import MLLM
@@ -59,7 +60,7 @@ class Evaluation(LightningModule):
         config = load_config(mllm)
         family = family_of(config)
         check_auxiliary(mllm, config, family)
-        check_pipelines(family, self.pipelines, mllm.auxiliary, mllm.attn_implementation)
+        check_pipelines(family, self.pipelines, mllm.auxiliary, mllm.attn_implementation, windows_of(config))
         self.num_failed = self.tokens_read = self.tokens_padded = 0
 
     def setup(self, stage: str) -> None:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tokenlab.cli.config import files
 from tokenlab.cli.config.expand import expand, read
 from tokenlab.compressors import REGISTRY
 from tokenlab.models.families import FAMILIES
 from tokenlab.models.families.support import why_unsupported
+from tokenlab.schema import files
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ALL = sorted(CONFIGS.rglob("*.yaml"))

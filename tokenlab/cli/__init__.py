@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(name: str) -> Callable[[list[str]], int]:
     """The function behind a command, imported only now."""
     if name not in _COMMANDS:
-        from tokenlab.cli.config.schema import suggest
+        from tokenlab.schema.arguments import suggest
 
         raise UserError(f"there is no command {name!r}{suggest(name, _COMMANDS)} (tokenlab --help lists them)")
     return _COMMANDS[name]

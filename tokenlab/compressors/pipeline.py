@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TypeVar
+from pathlib import Path
+from typing import TypeVar, Union
 
 from tokenlab.compressors.base import TokenCompressor
 from tokenlab.compressors.evidence import LastAttention, ProjectorInput
 from tokenlab.compressors.stages import STAGES, CacheReduction, GridReduction, LayerReduction, Moment, TowerReduction
+from tokenlab.errors import UserError, failing_sample
 from tokenlab.tokens import Evidence
+
+PipelineLike = Union["Pipeline", TokenCompressor, str, Sequence[TokenCompressor | str]]
+"""A pipeline, or what `Pipeline.of` makes one of."""
 
 Stage = TypeVar("Stage", bound=TokenCompressor)
 
@@ -50,6 +55,50 @@ class Pipeline:
                 )
             if not compressor.leaves_full_grid:
                 ragged = compressor
+
+    @classmethod
+    def of(cls, value: PipelineLike) -> Pipeline:
+        """Makes a pipeline of compressors or their spellings, one or several in order; raises UserError if it cannot.
+
+        >>> [each.name for each in Pipeline.of("similarity@0.5+topic@0.25").compressors]
+        ['similarity', 'topic']
+        """
+        if isinstance(value, Pipeline):
+            return value
+        steps = [value] if isinstance(value, TokenCompressor | str) else list(value)
+        compressors: list[TokenCompressor] = []
+        for step in steps:
+            if not isinstance(step, TokenCompressor | str):
+                raise UserError(f"pipeline: {step!r} is no compressor, nor a name of one such as 'topic@0.5'")
+            compressors += cls.from_string(step).compressors if isinstance(step, str) else [step]
+        try:
+            return cls(tuple(compressors))
+        except ValueError as error:
+            raise UserError(f"pipeline: {error}") from None
+
+    @classmethod
+    def from_string(cls, text: str) -> Pipeline:
+        """Builds a pipeline from text: `visionzip`, `fastv@0.5`, `similarity@0.25+text@0.5`, or a config's list.
+
+        A name alone keeps half, or what its authors keep where the method knows that.
+
+        Raises:
+            UserError: If there is no such compressor, or it cannot be built so.
+        """
+        from tokenlab.compressors.spelling import parse_pipeline
+
+        return parse_pipeline(text)
+
+    @classmethod
+    def from_config(cls, path: str | Path, arm: str) -> Pipeline:
+        """Builds one arm of a config, as `validate` would, or of the `config.yaml` that a run leaves.
+
+        Raises:
+            UserError: If the file or the arm is not there, or the arm cannot be built.
+        """
+        from tokenlab.compressors.spelling import load_arm
+
+        return load_arm(path, arm)
 
     @property
     def active(self) -> tuple[TokenCompressor, ...]:
@@ -120,12 +169,16 @@ class LayerPlan:
         cache_points: dict[int, tuple[int, ...]] = {}
         prefill_probes, decode_probes = set(), set()
         for place, method in enumerate(layer_methods):
-            for layer, moment in method.points(num_layers):
+            with failing_sample(method.name):
+                method_points = list(method.points(num_layers))
+            for layer, moment in method_points:
                 points[layer, moment] = (*points.get((layer, moment), ()), place)
                 if LAST_ATTENTION in method.needs():
                     prefill_probes.add(layer if moment == "after_attention" else layer - 1)
         for place, method in enumerate(cache_methods):
-            for layer in method.cache_layers(num_layers):
+            with failing_sample(method.name):
+                layers = list(method.cache_layers(num_layers))
+            for layer in layers:
                 cache_points[layer] = (*cache_points.get(layer, ()), place)
                 if LAST_ATTENTION in method.needs():
                     decode_probes.add(layer - 1)

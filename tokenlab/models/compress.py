@@ -1,67 +1,94 @@
-"""Reductions on a model that somebody else loaded: its own `generate`, on its own processor's output."""
+"""Reductions on a model that somebody else loaded: its own `generate`, on its own processor's output.
+
+A block covers the thread that opened it and, where that was the main thread, all threads started since that have no
+block of their own. Calls on one model wait for one another while a block on it is open.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType, MethodType
-from typing import Any, get_args
+from functools import partial
+from types import MethodType
+from typing import Any, Literal, get_args
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
+from torch import nn
 from transformers import PreTrainedModel
 
-from tokenlab.compressors.base import TokenCompressor, seeded_generator
-from tokenlab.compressors.evidence import QuestionEmbeddings
-from tokenlab.compressors.pipeline import Pipeline
-from tokenlab.compressors.stages import FrameSelection, TowerReduction
-from tokenlab.data.samples import Sample
+from tokenlab.compressors.pipeline import Pipeline, PipelineLike
+from tokenlab.compressors.stages import FrameSelection
 from tokenlab.errors import UserError
 from tokenlab.models.families import Family
-from tokenlab.models.families.media import ProcessorOutput
 from tokenlab.models.families.support import why_unsupported
-from tokenlab.models.hf import CACHE_NAMES
-from tokenlab.models.hooks import Counted
-from tokenlab.models.llm.decoding import check_call
-from tokenlab.models.mllm import LoadedModel, llm_trace
-from tokenlab.models.prompt.split import MediaSplitter, Pictures
-from tokenlab.models.request import Request, encode_trace
-from tokenlab.models.vision.encode import Encoded, encode
-from tokenlab.models.vision.grid_stage import grid_trace
-from tokenlab.tokens.sequence import Prompt
-from tokenlab.trace import MediumTrace, Trace
+from tokenlab.models.generation import Reducer
+from tokenlab.models.hf import Decoder, unwrapped, windows_of
+from tokenlab.models.hooks import Counted, HookPoint, hooked
+from tokenlab.models.mllm import LoadedModel
+from tokenlab.models.prompt.split import Pictures
+from tokenlab.trace import Trace
 
-NOWHERE = (0, 0)
+Threads = Literal["own", "all"]
+"""Whom a block covers: the thread that opened it, or every thread that has no block of its own."""
 
 
-@dataclass(frozen=True)
-class _Context:
-    """What a `compress` block does to calls of `generate`."""
+@dataclass(eq=False)
+class _Block:
+    """An open `compress` block."""
 
-    loaded: LoadedModel
-    pipeline: Pipeline
-    questions: Sequence[str]
-    pictures: Pictures | None
+    model: PreTrainedModel
+    reducer: Reducer
+    threads: Threads | None
+    max_traces: int
+    on_trace: Callable[[Trace], None] | None
     traces: list[Trace] = field(default_factory=list)
+    is_open: bool = True
+    older: WeakSet[threading.Thread] = field(default_factory=lambda: WeakSet(_other_threads()))
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other threads may be meant as well."""
+        return self.threads != "own"
+
+    def keep(self, traces: Sequence[Trace]) -> None:
+        """Hands traces on, or keeps the latest; none of them holds memory of a device."""
+        for trace in map(_on_cpu, traces):
+            if self.on_trace is not None:
+                self.on_trace(trace)
+            else:
+                self.traces.append(trace)
+        del self.traces[: max(0, len(self.traces) - self.max_traces)]
 
 
-_CONTEXTS: ContextVar[Mapping[PreTrainedModel, _Context]] = ContextVar(
-    "tokenlab_compress", default=MappingProxyType({})
-)
-_GENERATE = Counted()
+def _other_threads() -> set[threading.Thread]:
+    return {*threading.enumerate()} - {threading.current_thread()}
+
+
+_OWN: ContextVar[tuple[_Block, ...]] = ContextVar("tokenlab_compress", default=())
+_SHARED: WeakKeyDictionary[PreTrainedModel, list[_Block]] = WeakKeyDictionary()
+_CALLS: WeakKeyDictionary[PreTrainedModel, threading.RLock] = WeakKeyDictionary()
+_REGISTRY = threading.Lock()
+_CHANGES = Counted()
+_reducing: ContextVar[bool] = ContextVar("tokenlab_reducing", default=False)
 
 
 @contextmanager
 def compress(
-    model: PreTrainedModel,
+    model: nn.Module,
     processor: Any,
-    pipeline: Pipeline | Sequence[TokenCompressor],
+    pipeline: PipelineLike,
     questions: Sequence[str] = (),
     seed: int = 0,
     pictures: Pictures | None = None,
+    *,
+    threads: Threads | None = None,
+    max_traces: int = 1000,
+    on_trace: Callable[[Trace], None] | None = None,
 ) -> Iterator[list[Trace]]:
     """While active, `model.generate(**inputs)` reads reduced prompts; afterwards the model is as it was.
 
@@ -69,101 +96,68 @@ def compress(
     is what the model's own `generate` would give: the original prompts in front, lengths as they were asked for. Every
     image and every video is reduced by itself; where frames stand in the prompt as images (LLaVA-1.5, InternVL,
     SmolVLM), nothing tells several images from a video, and `pictures` has to say what they are. Of nested blocks on
-    one model the innermost counts.
+    one model the innermost counts, and blocks may be left in any order. Calls on the model wait for one another.
 
     Args:
-        model: A supported family's model, loaded by whom it belongs to.
+        model: A supported family's model, loaded by whom it belongs to; PEFT's or torch.compile's wrapper around it.
         processor: Its processor.
-        pipeline: What to do; compressors in order.
-        questions: One a prompt, for methods that look at the question.
+        pipeline: What to do: compressors in order, one of them, or its spelling, such as `"visionzip@0.5"`.
+        questions: One a prompt, for methods that look at the question; a call of `generate` may bring its own under
+            the same name.
         seed: Of the noise that methods draw.
         pictures: What several pictures of a prompt are, where frames stand in it as images: `images`, or the `frames`
             of one video. A prompt's only picture is an image unless this says `frames`.
+        threads: Whom the block covers: the `own` thread, or `all` that have no block of their own. Left out, a block
+            that the main thread opens covers the threads started since, and refuses calls of older ones; one that
+            another thread opens covers that thread.
+        max_traces: How many traces are kept, the latest ones.
+        on_trace: Takes each trace in place of the list, for servers.
 
     Yields:
         A list that gets a trace of every prompt, call after call: what was really removed.
 
     Raises:
         UserError: If the model is of no supported family, a method cannot run on it, needs the questions or chooses
-            frames; and, from `generate`, for decoding that reduced prompts cannot have, such as beams or no cache, and
-            for several pictures in a prompt that may be either.
+            frames; and inside the block, from `generate`, for decoding that reduced prompts cannot have, such as beams
+            or no cache, and for several pictures in a prompt that may be either; and from whatever would read a prompt
+            unreduced, such as `model(**inputs)`.
     """
-    pipeline = pipeline if isinstance(pipeline, Pipeline) else Pipeline(tuple(pipeline))
-    context = _Context(LoadedModel.of(model, processor, seed), pipeline, questions, pictures)
-    _check(context)
-    with _GENERATE.use(model, "generate", lambda: _replace_generate(model)):
-        before = _CONTEXTS.set({**_CONTEXTS.get(), model: context})
+    inner: PreTrainedModel = unwrapped(model)
+    reducer = Reducer(LoadedModel.of(inner, processor, seed), Pipeline.of(pipeline), questions, pictures)
+    if threads is None and threading.current_thread() is not threading.main_thread():
+        threads = "own"
+    _check(reducer, threads, max_traces)
+    block, decoder = _Block(inner, reducer, threads, max_traces, on_trace), Decoder.of(inner).module
+    guard = HookPoint(decoder, "before", partial(_refuse_unreduced, inner))
+    with _CHANGES.use(inner, "generate", lambda: _replace_generate(inner)), hooked(guard, "compress"):
+        _open(block)
         try:
-            yield context.traces
+            yield block.traces
         finally:
-            _CONTEXTS.reset(before)
+            _close(block)
 
 
-def _replace_generate(model: PreTrainedModel) -> Callable[[], None]:
-    """Puts our `generate` on the model; returns what puts back what was there."""
-    own = vars(model)
-    before = own.get("generate")
-    own["generate"] = MethodType(_generate, model)  # a deep copy of the model binds it to itself, and stays plain
-
-    def restore() -> None:
-        own.pop("generate")
-        if before is not None:
-            own["generate"] = before
-
-    return restore
-
-
-def _generate(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
-    """What `model.generate` does meanwhile: reduced inside a block of this context, plain beside it."""
-    stock_class: Any = type(model)
-    stock = stock_class.generate.__get__(model)
-    context = _CONTEXTS.get().get(model)
-    if context is None:
-        return stock(*args, **kwargs)
-    if args:
-        raise UserError("generate: give the processor's output by name, generate(**inputs)")
-    _check_call(model, kwargs)
-    call = _Call(context, kwargs)
-    with ExitStack() as stack:
-        arguments, hooks = context.loaded.llm_arguments(call.requests, stack)
-        shorter = call.ids.shape[1] - arguments["input_ids"].shape[1]
-        output = stock(**{**call.passed_on, **arguments, **_lengths(model, kwargs, shorter)})
-    sequences = output if isinstance(output, Tensor) else output.sequences
-    new_tokens = sequences[:, arguments["input_ids"].shape[1] :]
-    context.traces.extend(
-        request.trace + llm_trace(hooks and hooks.prompts[row], context.loaded.answer_length(new_tokens[row].tolist()))
-        for row, request in enumerate(call.requests)
-    )
-    whole = torch.cat([call.ids.to(new_tokens.device), new_tokens], dim=1)
-    if isinstance(output, Tensor):
-        return whole
-    output.sequences = whole
-    return output
-
-
-def _lengths(model: PreTrainedModel, kwargs: Mapping[str, Any], shorter: int) -> dict[str, int]:
-    """`max_length` and `min_length` count the prompt: the reduced one is shorter by so many tokens."""
-    config = kwargs.get("generation_config") or model.generation_config
-    lengths = {}
-    for name, relative in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
-        value = kwargs.get(name, getattr(config, name, None))
-        is_relative = kwargs.get(relative, getattr(config, relative, None)) is not None
-        if value and not is_relative:
-            lengths[name] = max(0, value - shorter)
-    return lengths
-
-
-def _check(context: _Context) -> None:
+def _check(reducer: Reducer, threads: str | None, max_traces: int) -> None:
     """Raises UserError for a pipeline or arguments that cannot be."""
-    family, kernel = context.loaded.family, context.loaded.config._attn_implementation or "eager"
-    for method in context.pipeline.active:
-        if reason := why_unsupported(family, method, kernel=kernel):
-            raise UserError(f"compress: {reason}")
+    loaded = reducer.loaded
+    family, kernel = loaded.family, loaded.config._attn_implementation or "eager"
+    for method in reducer.pipeline.active:
         if isinstance(method, FrameSelection):
-            raise UserError(f"compress: {method.name} chooses frames, which is done before the processor reads them")
-    if not context.questions and any(isinstance(need, QuestionEmbeddings) for need in context.pipeline.needs()):
-        raise UserError("compress: a method looks at the question: give questions=[...], one a prompt")
-    _check_pictures(family, context.pictures)
+            raise UserError(
+                f"compress: {method.name} chooses frames, which is done before the processor reads them: call "
+                "tokenlab.select_frames, and give the processor what it returns"
+            )
+        if reason := why_unsupported(family, method, kernel=kernel, windows=windows_of(loaded.config)):
+            raise UserError(f"compress: {reason}")
+    if max_traces < 0:
+        raise UserError(f"compress: max_traces is {max_traces}, but must be at least 0")
+    _check_threads(threads)
+    _check_pictures(family, reducer.pictures)
+
+
+def _check_threads(threads: str | None) -> None:
+    if threads not in (None, *get_args(Threads)):
+        raise UserError(f"compress: threads={threads!r}: it is 'own', 'all' or left out")
 
 
 def _check_pictures(family: Family, pictures: str | None) -> None:
@@ -173,64 +167,108 @@ def _check_pictures(family: Family, pictures: str | None) -> None:
         raise UserError(f"compress: pictures='frames': in {family.name}'s prompts images are no frames; leave it out")
 
 
-def _check_call(model: PreTrainedModel, kwargs: Mapping[str, Any]) -> None:
-    """Raises UserError for decoding that reduced prompts cannot have, however it is asked for."""
-    for name in ("assistant_model", "custom_generate", "inputs_embeds", "position_ids", *CACHE_NAMES):
-        if kwargs.get(name) is not None:
-            raise UserError(f"generate asks for {name}, which reduced prompts cannot have; take it out")
-    config = kwargs.get("generation_config") or model.generation_config
-    check_call({**config.to_dict(), **kwargs}, "generate")
+# --- which block a call belongs to -------------------------------------------------------------------------------
 
 
-class _Call:
-    """One call of `generate`: its prompts, taken apart and reduced."""
+def _open(block: _Block) -> None:
+    _OWN.set((*(each for each in _OWN.get() if each.is_open), block))
+    if block.is_shared:
+        with _REGISTRY:
+            _SHARED.setdefault(block.model, []).append(block)
 
-    def __init__(self, context: _Context, kwargs: Mapping[str, Any]) -> None:
-        self.context, loaded = context, context.loaded
-        self.ids: Int[Tensor, "b s"] = kwargs["input_ids"]
-        ids, mask = self.ids.cpu(), kwargs.get("attention_mask")
-        mask = torch.ones_like(ids) if mask is None else mask.cpu().long()
-        if bool((mask.diff(dim=1) < 0).any()):
-            raise UserError("generate: prompts must be padded on the left (processor.tokenizer.padding_side = 'left')")
-        questions = context.questions or [""] * len(ids)
-        if len(questions) != len(ids):
-            raise UserError(f"compress: {len(questions)} questions for {len(ids)} prompts")
-        splitter = MediaSplitter(loaded.processor, loaded.config, loaded.family, kwargs, context.pictures)
-        prompts = [row[real == 1] for row, real in zip(ids, mask, strict=True)]
-        media = [splitter.next_prompt(row) for row in prompts]
-        splitter.check_all_taken()
-        by_row = zip(prompts, media, questions, strict=True)
-        self.requests = [self._request(number, *each) for number, each in enumerate(by_row)]
-        of_media = {name for row in media for each in row for name in each.inputs}
-        self.passed_on = {  # what is ours goes: media and all that has a column a token of the original prompt
-            name: value
-            for name, value in kwargs.items()
-            if not name.startswith("pixel_")
-            and name not in of_media | {"batch_num_images", "mm_token_type_ids", "attention_mask"}
-        }
 
-    @torch.inference_mode()
-    def _request(self, row: int, ids: Int[Tensor, " s"], media: list[ProcessorOutput], question: str) -> Request:
-        """One prompt, reduced."""
-        loaded, pipeline = self.context.loaded, self.context.pipeline
-        located = loaded.writer.locate(ids, media)
-        if self.context.pictures == "frames":  # what stands between them may be anybody's words
-            located = tuple(replace(each, markers=((NOWHERE, NOWHERE),) * len(each.markers)) for each in located)
-        prompt, encoded = Prompt(ids, located), [self._encode(each, row) for each in media]
-        sample = Sample(str(row), str(row), question)
-        left, decisions, _ = loaded.reduce_on_grid(encoded, sample, pipeline)
-        reduced = loaded.reduce_prompt(prompt, encoded, left, decisions, pipeline)
-        sizes = tuple(
-            MediumTrace(len(medium.visual), len(medium.separators), each.spec is loaded.family.image)
-            for medium, each in zip(located, media, strict=True)
+def _close(block: _Block) -> None:
+    """Blocks are left in any order, and by any thread: what is closed no longer counts, wherever it is still listed."""
+    block.is_open = False
+    _OWN.set(tuple(each for each in _OWN.get() if each.is_open))
+    if block.is_shared:
+        with _REGISTRY:
+            _SHARED[block.model].remove(block)
+
+
+def _own_block(model: PreTrainedModel) -> _Block | None:
+    return next((block for block in reversed(_OWN.get()) if block.model is model and block.is_open), None)
+
+
+def _shared_block(model: PreTrainedModel) -> _Block | None:
+    with _REGISTRY:
+        return next(reversed(_SHARED.get(model, ())), None)
+
+
+def _block_of_call(model: PreTrainedModel) -> _Block | None:
+    """The block whose thread this is; raises UserError where it may be meant or not."""
+    if (own := _own_block(model)) is not None:
+        return own
+    shared = _shared_block(model)
+    if shared is not None and shared.threads is None and threading.current_thread() in shared.older:
+        raise UserError(
+            "generate: this thread is older than the compress block that the main thread has open on this model, so "
+            "that it may be meant or not: give that block threads='all' to reduce here too, or threads='own' not to"
         )
-        trace = encode_trace(encoded, (), pipeline) + grid_trace(decisions, bool(loaded.family.projector))
-        trace += Trace(media=sizes, prompt_tokens=len(prompt), prefill_tokens=len(reduced.layout))
-        return Request(sample, pipeline, reduced, trace)
+    return shared
 
-    def _encode(self, processed: ProcessorOutput, row: int) -> Encoded:
-        loaded, pipeline = self.context.loaded, self.context.pipeline
-        methods = pipeline.of_stage(TowerReduction)
-        noise = [seeded_generator(loaded.seed, method.name, str(row)) for method in methods]
-        method = next(zip(methods, noise, strict=True), None)
-        return encode(loaded.model, loaded.family, processed, pipeline.needs(), method)
+
+def _covers(model: PreTrainedModel) -> bool:
+    """Whether what this thread asks of a model is to be reduced."""
+    if _own_block(model) is not None:
+        return True
+    shared = _shared_block(model)
+    return shared is not None and (shared.threads == "all" or threading.current_thread() not in shared.older)
+
+
+# --- what a block does to the model ------------------------------------------------------------------------------
+
+
+def _replace_generate(model: PreTrainedModel) -> Callable[[], None]:
+    """Puts our `generate` on the model; returns what puts back what was there."""
+    own = vars(model)
+    before = own.get("generate")
+    ours = own["generate"] = MethodType(_generate, model)  # a deep copy binds it to itself, and stays plain
+
+    def restore() -> None:
+        if own.get("generate") is not ours:  # somebody else put theirs in front, and it stays theirs
+            return
+        own.pop("generate")
+        if before is not None:
+            own["generate"] = before
+
+    return restore
+
+
+def _generate(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+    """What `model.generate` does meanwhile: reduced where a block covers the call, plain beside it."""
+    stock_class: Any = type(model)
+    stock = stock_class.generate.__get__(model)
+    block = _block_of_call(model)
+    with _calls_of(model):
+        if block is None:
+            return stock(*args, **kwargs)
+        arguments = inspect.signature(stock).bind_partial(*args).arguments
+        before = _reducing.set(True)
+        try:
+            output, traces = block.reducer.generate(stock, {**arguments, **kwargs})
+        finally:
+            _reducing.reset(before)
+    block.keep(traces)
+    return output
+
+
+def _calls_of(model: PreTrainedModel) -> threading.RLock:
+    """What calls on one model wait for: hooks and M-RoPE's offsets are the model's, not a call's."""
+    with _REGISTRY:
+        return _CALLS.setdefault(model, threading.RLock())
+
+
+@torch.compiler.disable
+def _refuse_unreduced(model: PreTrainedModel, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+    """At the LLM's entry: raises UserError for a call that a block covers and that did not come through it."""
+    if not _reducing.get() and _covers(model):
+        raise UserError(
+            "compress: inside the block only model.generate(**inputs) is reduced; model(**inputs), or a `generate` "
+            "that was bound before the block, would read the whole prompt: call model.generate, or do this outside"
+        )
+
+
+def _on_cpu(trace: Trace) -> Trace:
+    reductions = tuple(replace(each, reduction=each.reduction.to("cpu")) for each in trace.reductions)
+    return replace(trace, reductions=reductions)

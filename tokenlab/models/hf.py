@@ -23,7 +23,7 @@ import transformers
 from jaxtyping import Bool, Float, Int, Shaped
 from packaging.version import Version
 from torch import Tensor, nn
-from transformers import AttentionInterface, DynamicCache, PreTrainedModel
+from transformers import AttentionInterface, DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -90,6 +90,25 @@ class Decoder:
     ) -> tuple[Float[Tensor, "*_ s e"], Float[Tensor, "*_ s e"]]:
         """Cosines and sines; M-RoPE has a fourth row, of plain text positions, which is not rotated by."""
         return self.rotary(hidden, positions if positions.ndim == 2 else positions[-3:])
+
+
+def unwrapped(model: Any) -> Any:
+    """Finds the model inside PEFT's or torch.compile's wrapper; both hand `generate` on to it."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and hasattr(model, "get_base_model"):
+            inner = model.get_base_model()
+        if inner is None or inner is model:
+            return model
+        model = inner
+
+
+def windows_of(config: PretrainedConfig) -> tuple[int | None, ...]:
+    """How many tokens each layer of a checkpoint's LLM attends to at most; None for all of them."""
+    text = config.get_text_config()
+    layers: Any = DynamicCache(config=text).layers
+    windows = [layer.sliding_window if layer.is_sliding else None for layer in layers]
+    return tuple(windows) or (None,) * text.num_hidden_layers
 
 
 def new_cache(model: PreTrainedModel) -> DynamicCache:
@@ -193,6 +212,7 @@ def _replace_kernel(module: Any) -> Any:
     return restore
 
 
+@torch.compiler.disable
 def _probed_attention(
     module: Any,
     query: Float[Tensor, "b h q e"],
@@ -211,7 +231,8 @@ def _probed_attention(
             key, value, attention_mask = probe.visible.apply(query, key, value)
         if probe.bias is not None:
             attention_mask = probe.bias.to(key)[:, None, None]
-    kernel = getattr(module.config, _KERNEL, module.config._attn_implementation)
+    config = module.config  # read once: another thread's probe may come or go meanwhile
+    kernel = getattr(config, _KERNEL, config._attn_implementation)
     eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)  # each family's own
     run = ALL_ATTENTION_FUNCTIONS.get_interface(kernel, eager)
     return run(module, query, key, value, attention_mask=attention_mask, **kwargs)

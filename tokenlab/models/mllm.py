@@ -29,7 +29,7 @@ from tokenlab.models.hf import Decoder, attention_probes, own_positions, warn_if
 from tokenlab.models.hooks import hooked
 from tokenlab.models.llm.decoding import check_decoding
 from tokenlab.models.llm.layer_hooks import DecoderHooks, active_decoder
-from tokenlab.models.llm.state import PromptState
+from tokenlab.models.llm.state import PromptState, llm_trace
 from tokenlab.models.prompt.batch import dense_deepstack, generate_arguments
 from tokenlab.models.prompt.reduced import ReducedPrompt, full_prompt, reduced_prompt
 from tokenlab.models.prompt.writer import PromptWriter
@@ -45,7 +45,7 @@ from tokenlab.models.request import (
 from tokenlab.models.settings import MLLM
 from tokenlab.models.vision.auxiliary import AuxiliaryClip, AuxiliaryPoolingHead
 from tokenlab.models.vision.encode import JOINT, Encoded, encode, with_joint_embeddings
-from tokenlab.models.vision.frame_selection import select_frames
+from tokenlab.models.vision.frame_selection import select_from_media
 from tokenlab.models.vision.grid_stage import Decisions, from_tower, grid_trace, reduce_on_grid, with_evidence
 from tokenlab.models.vision.processing import MediaProcessor
 from tokenlab.tokens import Evidence, VisualTokens
@@ -158,7 +158,16 @@ class LoadedModel:
             yield from (item for item in batch if isinstance(item, Answer))
             ready = [item for item in batch if isinstance(item, Request)]
             if ready:
-                yield from self.generate(ready)
+                yield from self._generate_or_fail(ready)
+
+    def _generate_or_fail(self, requests: Sequence[Request]) -> list[Answer]:
+        """Answers a batch; where a method inside the LLM cannot act on one of it, each is tried by itself."""
+        try:
+            return self.generate(requests)
+        except SampleError as error:
+            if len(requests) == 1:
+                return [Answer(requests[0].sample, error=str(error))]
+            return [answer for request in requests for answer in self._generate_or_fail([request])]
 
     def _to_answer(self, clips: Sequence[Clip], pipeline: Pipeline, cache: EncodeCache) -> Iterator[Request | Answer]:
         for clip in clips:
@@ -177,7 +186,7 @@ class LoadedModel:
         check_texts(content, self.processor)
         numbers = [part for part in content if isinstance(part, int)]
         candidates = [clip.media[number] for number in numbers]
-        selected, trace = select_frames(candidates, sample, pipeline, self.seed, self.clip)
+        selected, trace = select_from_media(candidates, sample, pipeline, self.seed, self.clip)
         compressing = time.perf_counter() - clock
         encoded = []
         for number, frames in zip(numbers, selected, strict=True):
@@ -335,15 +344,3 @@ class LoadedModel:
         ends = self.model.generation_config.eos_token_id
         ends = set(ends if isinstance(ends, list) else [ends])
         return next((index + 1 for index, token in enumerate(ids) if token in ends), len(ids))
-
-
-def llm_trace(state: PromptState | None, generated: int) -> Trace:
-    """What happened to one prompt inside the LLM, for so many tokens of its answer."""
-    if state is None:
-        return Trace(generated_tokens=generated)
-    trace = replace(state.trace, visible_tokens=state.trace.visible_tokens[: generated - 1])
-    return trace + Trace(
-        generated_tokens=generated,
-        attention_tokens=tuple(map(len, state.origins)),
-        mlp_tokens=tuple(state.mlp_tokens),
-    )

@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
-from tokenlab.errors import SampleError
-from tokenlab.models.hf import CACHE, new_cache
+from tokenlab.errors import SampleError, UserError
+from tokenlab.models.hf import CACHE, new_cache, windows_of
 from tokenlab.models.llm.layer_hooks import DecoderHooks
-from tokenlab.models.mllm import LoadedModel, llm_trace
+from tokenlab.models.llm.state import llm_trace
+from tokenlab.models.mllm import LoadedModel
 from tokenlab.models.request import Request
 from tokenlab.trace import Trace
 
@@ -37,10 +38,14 @@ class Scores:
 
 @torch.inference_mode()
 def score(loaded: LoadedModel, request: Request, options: Sequence[str]) -> Scores:
-    """Scores options as answers to one reduced request; raises SampleError for an empty option.
+    """Scores options as answers to one reduced request.
+
+    Raises SampleError for an empty option, and UserError where the LLM attends through sliding windows.
 
     Likelihoods are of the model's own logits: no penalty of its generation config touches them.
     """
+    if any(windows_of(loaded.config)):
+        raise UserError("score: caches of sliding windows cannot go back to where a prompt ended; use answers")
     tokenizer = loaded.processor.tokenizer
     ids = [tokenizer(option, add_special_tokens=False)["input_ids"] for option in options]
     if not ids or not all(ids):

@@ -14,7 +14,6 @@ from rich.console import Console
 from transformers import PretrainedConfig
 
 from tokenlab.cli.commands.options import Parser, known_checkpoint, resolution, whole_number, writable
-from tokenlab.cli.config.schema import check_names
 from tokenlab.compressors import REGISTRY
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.data.samples import Clip
@@ -24,6 +23,7 @@ from tokenlab.models.costs.vision import vision_cost_model
 from tokenlab.models.families import family_of
 from tokenlab.models.families.base import Size
 from tokenlab.models.mllm import LoadedModel
+from tokenlab.schema.arguments import check_names
 from tokenlab.speed.random_models import followed, random_model, real_processor, shorten
 from tokenlab.speed.real_sizes import (
     WIDTH,

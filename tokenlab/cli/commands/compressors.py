@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tokenlab.cli.config.schema import describe, hints, parameters, suggest
 from tokenlab.compressors import REGISTRY, TokenCompressor
 from tokenlab.errors import UserError
+from tokenlab.schema.arguments import describe, hints, parameters, suggest
 
 HELP = "usage: tokenlab compressors [NAME]\n\nLists the compressors, or shows one in full."
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tokenlab.cli.config.merge import deep_merge
-from tokenlab.cli.config.schema import check_arguments, class_path, import_class, suggest
 from tokenlab.errors import UserError
+from tokenlab.schema.arguments import check_arguments, class_path, import_class, suggest
 
 _EXAMPLE = "name one dataset with its arguments, such as `data: {shapes: {num_videos: 10}}`"
 

@@ -13,11 +13,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from tokenlab import __version__
 from tokenlab.cli.config.messages import short_message
-from tokenlab.cli.config.schema import check_names, parameters
 from tokenlab.data.module import QuestionData
 from tokenlab.errors import UserError
 from tokenlab.evaluation import Evaluation
 from tokenlab.report.run_folder import RunFolder, default_loggers
+from tokenlab.schema.arguments import check_names, parameters
 
 COMMANDS = ("validate", "test", "predict")
 

@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tokenlab.cli.config.schema import hints, suggest
 from tokenlab.compressors import REGISTRY, TokenCompressor
 from tokenlab.compressors.evidence import PoolingAttention, TokenEmbeddings, TowerAttention
 from tokenlab.errors import UserError
 from tokenlab.models.families import FAMILIES, Family, MediaSpec
 from tokenlab.models.families.support import missing_reason, support_note, why_unsupported
 from tokenlab.models.vision.auxiliary import KINDS
+from tokenlab.schema.arguments import hints, suggest
 from tokenlab.tokens import Evidence
 
 HELP = """\

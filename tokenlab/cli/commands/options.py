@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from tokenlab.cli.config.messages import short_message
-from tokenlab.cli.config.schema import suggest
 from tokenlab.errors import UserError
 from tokenlab.models.costs.configs import SHIPPED
+from tokenlab.schema.arguments import suggest
 
 
 class Parser(argparse.ArgumentParser):

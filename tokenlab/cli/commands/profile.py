@@ -112,11 +112,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _pipelines(texts: Sequence[str]) -> dict[str, Pipeline]:
     """The arms, built, from `ARM=[...]`; mistakes are named as they would be in a config."""
-    from tokenlab.cli.config.files import parse_yaml
-    from tokenlab.cli.config.pipelines import expand_pipelines
-    from tokenlab.cli.config.schema import import_class
-    from tokenlab.compressors import Pipeline, TokenCompressor
+    from tokenlab.compressors.spelling import build_pipelines, expand_pipelines
     from tokenlab.models.costs.profile import BASELINE
+    from tokenlab.schema.files import parse_yaml
 
     arms: dict[str, Any] = {}
     for text in texts:
@@ -132,15 +130,9 @@ def _pipelines(texts: Sequence[str]) -> dict[str, Pipeline]:
     if not arms:
         return {}
     try:
-        expanded = expand_pipelines(arms)
+        return build_pipelines(expand_pipelines(arms))
     except UserError as error:
         raise UserError(str(error).replace("model.pipelines.", "--pipeline ", 1)) from None
-    return {
-        arm: Pipeline(
-            tuple(import_class(arm, step["class_path"], TokenCompressor)(**step["init_args"]) for step in steps)
-        )
-        for arm, steps in expanded.items()
-    }
 
 
 def _headline(checkpoint: str, result: Profile) -> list[str]:

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenlab.cli.config.files import find_config, load_run_config, parse_yaml, resolve_parts
 from tokenlab.cli.config.merge import merge, override
-from tokenlab.cli.config.schema import check_arguments, check_names
 from tokenlab.errors import UserError
+from tokenlab.schema.arguments import check_arguments, check_names
+from tokenlab.schema.files import find_config, load_run_config, parse_yaml, resolve_parts
 
 
 def read(argv: Sequence[str]) -> tuple[list[str], list[dict[str, Any]], list[str]]:
@@ -73,7 +73,7 @@ def expand(configs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _expand_model(model: dict[str, Any]) -> dict[str, Any]:
-    from tokenlab.cli.config.pipelines import expand_pipelines
+    from tokenlab.compressors.spelling import expand_pipelines
     from tokenlab.models.settings import MLLM
 
     check_names("model", model, ("mllm", "pipelines", "seed"), "key")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tokenlab.cli.config.schema import suggest
 from tokenlab.errors import UserError
+from tokenlab.schema.arguments import suggest
 
 
 def merge(configs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

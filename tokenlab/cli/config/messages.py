@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from tokenlab.cli.config.schema import suggest
+from tokenlab.schema.arguments import suggest
 
 _WORDS = {
     "int": "a whole number",

@@ -23,7 +23,7 @@ from tokenlab.models.costs.vision import VisionCostModel, vision_cost_model
 from tokenlab.models.families import Family, family_of
 from tokenlab.models.families.base import Size
 from tokenlab.models.families.grids import patch_rows
-from tokenlab.models.hf import CACHE
+from tokenlab.models.hf import CACHE, windows_of
 from tokenlab.models.vision.auxiliary import AuxiliaryPoolingHead, embed_frames, embed_patches, embed_text
 from tokenlab.trace import BlockTokens
 
@@ -51,7 +51,7 @@ class ModelCosts:
                 for kind, each in auxiliary.items()
             }
             self.model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa").eval()
-        self.text = config.get_text_config()
+        self.text, self.windows = config.get_text_config(), windows_of(config)
         self._vision_pass = cache(self._count_vision_pass)
         self._clip_frame = cache(self._count_clip_frame)
 
@@ -215,7 +215,13 @@ class ModelCosts:
         """One further token, which attends to itself and to so many cached tokens of each layer."""
         rest, attention, others = self._decoder
         flops = rest(1, 1) + sum(layer(1, 1) for layer in others)
-        return flops + sum(layer(1, seen + 1) for layer, seen in zip(attention, visible_tokens, strict=True))
+        seen = self._in_window(visible_tokens)
+        return flops + sum(layer(1, tokens + 1) for layer, tokens in zip(attention, seen, strict=True))
+
+    def _in_window(self, lengths: Sequence[int]) -> list[int]:
+        """How much of each layer's cache is there when a window has cut it: all but the token that is decoded."""
+        by_layer = zip(lengths, self.windows, strict=True)
+        return [length if window is None else min(length, window - 1) for length, window in by_layer]
 
     @cached_property
     def _decoder(self) -> tuple[Bilinear, list[Bilinear], list[Bilinear]]:
@@ -245,10 +251,10 @@ class ModelCosts:
         head(hidden[:, -1:])
 
     def cache_elements(self, lengths: Sequence[int]) -> int:
-        """Numbers in a KV cache that holds so many tokens in each layer."""
+        """Numbers in a KV cache after so many tokens of each layer."""
         heads = self.text.num_attention_heads
         width = getattr(self.text, "head_dim", None) or self.text.hidden_size // heads
-        return 2 * width * (getattr(self.text, "num_key_value_heads", None) or heads) * sum(lengths)
+        return 2 * width * (getattr(self.text, "num_key_value_heads", None) or heads) * sum(self._in_window(lengths))
 
     @cached_property
     def parameters(self) -> dict[str, int]:

@@ -130,7 +130,7 @@ def _price(
 ) -> ArmProfile:
     """Raises UserError if the pipeline cannot act on this model, or on a query of this size."""
     for compressor in pipeline.active:
-        if reason := why_unsupported(costs.family, compressor, KINDS):
+        if reason := why_unsupported(costs.family, compressor, KINDS, windows=costs.windows):
             raise UserError(reason)
     counts = dry_run(pipeline, _query_shape(costs, query))
     grid, later = medium.grid[1:], query.new_tokens - 1  # each later token stays in the cache of every layer

@@ -56,14 +56,31 @@ def missing_reason(family: Family, need: Evidence, auxiliary: Collection[str] = 
 
 
 def why_unsupported(
-    family: Family, compressor: TokenCompressor, auxiliary: Collection[str] = (), kernel: str = "sdpa"
+    family: Family,
+    compressor: TokenCompressor,
+    auxiliary: Collection[str] = (),
+    kernel: str = "sdpa",
+    windows: Collection[int | None] = (),
 ) -> str | None:
-    """Why a compressor cannot run on a family, with this attention kernel; None where it can."""
+    """Why a compressor cannot run on a family; None where it can.
+
+    Args:
+        family: The family.
+        compressor: The compressor.
+        auxiliary: The auxiliary encoders there are.
+        kernel: The attention kernel.
+        windows: How many tokens each of the LLM's layers attends to at most; None for all.
+    """
     reasons = sorted(reason for need in compressor.needs() if (reason := missing_reason(family, need, auxiliary)))
     if isinstance(compressor, TowerReduction) and not family.norm:
         reasons.append("what stands behind its vision tower counts the patches of every frame")
     if isinstance(compressor, LayerReduction) and not family.after_attention and _acts_inside_layers(compressor):
         reasons.append("no tokens can go between attention and MLP of its LLM's layers")
+    if any(windows) and isinstance(compressor, LayerReduction | CacheReduction):
+        reasons.append(
+            f"this checkpoint's LLM attends through sliding windows (of {min(filter(None, windows))} tokens), whose "
+            "caches drop tokens by themselves; use methods that act before the LLM"
+        )
     if kernel not in MASKED_KERNELS and _changes_attention(compressor):
         reasons.append(f"{kernel} takes no mask, through which it decides what is attended to; use sdpa or eager")
     if kernel not in MASKED_KERNELS and _leaves_gaps(family, compressor):
@@ -86,12 +103,16 @@ def needs_auxiliary(family: Family, pipeline: Pipeline) -> bool:
 
 
 def check_pipelines(
-    family: Family, pipelines: Mapping[str, Pipeline], auxiliary: Collection[str] = (), kernel: str = "sdpa"
+    family: Family,
+    pipelines: Mapping[str, Pipeline],
+    auxiliary: Collection[str] = (),
+    kernel: str = "sdpa",
+    windows: Collection[int | None] = (),
 ) -> None:
     """Raises UserError for the first arm that cannot run on a family."""
     for arm, pipeline in pipelines.items():
         for compressor in pipeline.compressors:
-            if reason := why_unsupported(family, compressor, auxiliary, kernel):
+            if reason := why_unsupported(family, compressor, auxiliary, kernel, windows):
                 raise UserError(f"model.pipelines.{arm}: {reason}")
 
 

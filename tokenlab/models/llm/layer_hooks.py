@@ -292,6 +292,7 @@ class DecoderHooks:
 _ACTIVE: ContextVar[DecoderHooks | None] = ContextVar("tokenlab_decoder", default=None)
 
 
+@torch.compiler.disable  # what is compiled around a layer stays so
 def _on(handle: Any, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], *output: Any) -> Any:
     """Hands a hook's call to the batch of this context, if there is one."""
     hooks = _ACTIVE.get()

@@ -137,3 +137,15 @@ class PromptState:
         if self.attention is not None:
             self.attention = self.attention[lifted.anchor.to(self.attention.device)]
         return lifted
+
+
+def llm_trace(state: PromptState | None, generated: int) -> Trace:
+    """What happened to one prompt inside the LLM, for so many tokens of its answer."""
+    if state is None:
+        return Trace(generated_tokens=generated)
+    trace = replace(state.trace, visible_tokens=state.trace.visible_tokens[: generated - 1])
+    return trace + Trace(
+        generated_tokens=generated,
+        attention_tokens=tuple(map(len, state.origins)),
+        mlp_tokens=tuple(state.mlp_tokens),
+    )

@@ -21,7 +21,7 @@ from tokenlab.trace import AppliedReduction, Trace
 FRAME_SCORES = FrameScores("clip")
 
 
-def select_frames(
+def select_from_media(
     candidates: Sequence[Frames], sample: Sample, pipeline: Pipeline, seed: int, clip: AuxiliaryClip | None
 ) -> tuple[list[Frames], Trace]:
     """Selects frames video by video; there is nothing to select from in an image.

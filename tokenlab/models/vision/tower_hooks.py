@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from functools import cached_property, partial
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -93,6 +94,7 @@ class TowerHooks:
 _ACTIVE: ContextVar[TowerHooks | None] = ContextVar("tokenlab_tower", default=None)
 
 
+@torch.compiler.disable  # what is compiled around a layer stays so
 def _on(handle: Any, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], *output: Any) -> Any:
     """Hands a hook's call to the run of this context, if there is one."""
     tower = _ACTIVE.get()

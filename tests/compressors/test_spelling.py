@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlab.cli.config.pipelines import expand_pipelines
 from tokenlab.compressors.base import REGISTRY
+from tokenlab.compressors.pipeline import Pipeline
+from tokenlab.compressors.spelling import expand_pipelines
 from tokenlab.compressors.stages import GridReduction
 from tokenlab.errors import UserError
 
@@ -165,3 +166,45 @@ def test_a_sweep_may_not_take_the_name_of_an_arm():
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_every_compressor_expands(name):
     assert expand_pipelines({"a": [{name: {"retention_ratio": 0.5}}]})["a"][0]["init_args"] == {"retention_ratio": 0.5}
+
+
+def test_text_spells_a_pipeline():
+    joint = Pipeline.from_string("similarity@0.25+text@0.5")
+    assert joint == Pipeline((REGISTRY["similarity"](retention_ratio=0.25), REGISTRY["text"](retention_ratio=0.5)))
+    assert Pipeline.of(["similarity@0.25", REGISTRY["text"](retention_ratio=0.5)]) == joint
+    assert Pipeline.from_string("[{similarity: {retention_ratio: 0.25}}, text@0.5]") == joint
+    assert Pipeline.of(REGISTRY["topic"](retention_ratio=0.5)) == Pipeline.of("topic") == Pipeline.of("topic@0.5")
+    assert Pipeline.of("visionzip") == Pipeline((REGISTRY["visionzip"](),))  # its authors' own budget
+    assert Pipeline.of(joint) is joint
+    assert Pipeline.of(()) == Pipeline()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("topik@0.5", "no compressor is called 'topik'; did you mean 'topic'"),
+        ("topic@half", r"'topic@half' is written NAME@RATIO"),
+        ("topic@2", "retention_ratio: is 2.0, but must be greater than 0"),
+        ("topic+", "no compressor is called ''"),
+        ("text@0.5+similarity@0.5", "list it first"),
+        ("[topic: {retention_ratio: [0.5, 0.2]}]", "is a sweep"),
+        ("[topic", "pipeline"),
+    ],
+)
+def test_a_slip_in_text_is_one_line(text, message):
+    with pytest.raises(UserError, match=message):
+        Pipeline.of(text)
+
+
+def test_an_arm_of_a_config_is_a_pipeline(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "model: {pipelines: {full: [], topic: [{topic: {retention_ratio: [0.5, 0.25]}}], one: [topic@0.5]}}"
+    )
+    assert Pipeline.from_config(path, arm="topic@0.25") == Pipeline.of("topic@0.25")
+    assert Pipeline.from_config(str(path), arm="full") == Pipeline()
+    assert Pipeline.from_config("quickstart", arm="topic") == Pipeline.of("topic@0.25")
+    with pytest.raises(UserError, match=r"there is no arm 'topic@0.3'; did you mean .*there are full, "):
+        Pipeline.from_config(path, arm="topic@0.3")
+    with pytest.raises(UserError, match="there is no file"):
+        Pipeline.from_config(tmp_path / "other.yaml", arm="full")

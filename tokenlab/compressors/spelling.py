@@ -1,16 +1,77 @@
-"""Expands arms: sweeps become arms, names become classes, and every pipeline is built once to see that it can be."""
+"""How pipelines are spelled: as text, and as the arms of a config, where sweeps fan out and names become classes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import product
+from pathlib import Path
 from typing import Any
 
-from tokenlab.cli.config.schema import check_arguments, class_path, import_class, parameters, suggest
-from tokenlab.compressors import REGISTRY, Pipeline, TokenCompressor
+from tokenlab.compressors.base import REGISTRY, TokenCompressor
+from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.errors import UserError
+from tokenlab.schema.arguments import check_arguments, class_path, import_class, parameters, suggest
+from tokenlab.schema.files import find_config, load_run_config, parse_yaml
 
 _SWEPT = "retention_ratio"
+HALF = 0.5
+"""What a name alone keeps, spelled as text, where the method's authors name no budget."""
+
+
+def parse_pipeline(text: str) -> Pipeline:
+    """Builds a pipeline from text: `fastv@0.5`, `similarity@0.25+text@0.5`, or a list as in a config.
+
+    A name alone keeps half, or what the method's authors keep where the method knows that.
+
+    Raises:
+        UserError: In one line, for anything that cannot be.
+    """
+    if text.lstrip().startswith(("[", "{")):
+        steps = parse_yaml(text, "pipeline")
+        steps = steps if isinstance(steps, list) else [steps]
+    else:
+        steps = [_with_budget(step.strip()) for step in text.split("+")]
+    try:
+        arms = build_pipelines(expand_pipelines({"pipeline": steps}))
+    except UserError as error:
+        raise UserError(str(error).replace("model.pipelines.", "", 1)) from None
+    if len(arms) > 1:
+        raise UserError(f"pipeline: {text!r} is a sweep, of {', '.join(arms)}; give one retention_ratio a compressor")
+    return next(iter(arms.values()))
+
+
+def _with_budget(step: str) -> str:
+    if step not in REGISTRY:
+        return step
+    try:
+        REGISTRY[step]()  # pyright: ignore[reportCallIssue] - its authors name a budget, or there is none
+    except (TypeError, ValueError):
+        return f"{step}@{HALF}"
+    return step
+
+
+def load_arm(path: str | Path, arm: str) -> Pipeline:
+    """Builds one arm of a config file, or of the resolved config that a run leaves.
+
+    Raises:
+        UserError: In one line, for anything that cannot be; for an arm that is not there, with those that are.
+    """
+    config = load_run_config(find_config(str(path)))
+    model = config.get("model")
+    arms = expand_pipelines(model.get("pipelines") if isinstance(model, dict) else None)
+    if arm not in arms:
+        raise UserError(f"{path}: there is no arm {arm!r}{suggest(arm, arms)}; there are {', '.join(arms)}")
+    return build_pipelines({arm: arms[arm]})[arm]
+
+
+def build_pipelines(expanded: Mapping[str, list[dict[str, Any]]]) -> dict[str, Pipeline]:
+    """Builds arms that are written in full."""
+    return {
+        arm: Pipeline(
+            tuple(import_class(arm, step["class_path"], TokenCompressor)(**step["init_args"]) for step in steps)
+        )
+        for arm, steps in expanded.items()
+    }
 
 
 def expand_pipelines(pipelines: Any) -> dict[str, list[dict[str, Any]]]:
@@ -46,11 +107,22 @@ def _step(key: str, step: Any) -> tuple[str, type[TokenCompressor], dict[str, An
         name, arguments = "init_args", step.get("init_args")
         cls, unknown = _import(key, step["class_path"]), set(step) - {"class_path", "init_args"}
     else:
-        name, arguments = next(iter(step.items())) if isinstance(step, dict) and len(step) == 1 else (step, None)
+        name, arguments = next(iter(step.items())) if isinstance(step, dict) and len(step) == 1 else _at(key, step)
         cls, unknown = _find(key, name), ()
     if unknown or not (arguments is None or isinstance(arguments, dict)):
         raise UserError(f"{key}: a compressor is written as {_example()}, got {step!r}")
     return f"{key}.{name}", cls, dict(arguments or {})
+
+
+def _at(key: str, step: Any) -> tuple[Any, dict[str, Any] | None]:
+    """Name and arguments of a step that is written `name` or `name@retention_ratio`."""
+    if not isinstance(step, str) or "@" not in step:
+        return step, None
+    name, _, ratio = step.partition("@")
+    try:
+        return name, {_SWEPT: float(ratio)}
+    except ValueError:
+        raise UserError(f"{key}: {step!r} is written NAME@RATIO, with a number such as 0.5") from None
 
 
 def _find(key: str, name: Any) -> type[TokenCompressor]:

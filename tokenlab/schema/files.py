@@ -8,13 +8,13 @@ from typing import Any
 
 import yaml
 
-from tokenlab.cli.config.schema import check_names, suggest
 from tokenlab.errors import UserError
+from tokenlab.schema.arguments import check_names, suggest
 
 SECTIONS = ("seed_everything", "trainer", "model", "data", "run")
 """The keys of a config."""
 
-_PACKAGE = Path(__file__).parents[2]
+_PACKAGE = Path(__file__).parents[1]
 SHIPPED = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 """Where configs that come along are found by name: in a wheel, then in a checkout."""
 

@@ -1,6 +1,6 @@
 import pytest
 
-from tokenlab.cli.config import files
+from tokenlab.schema import files
 from tokenlab.errors import UserError
 
 

@@ -1,0 +1,1 @@
+"""What configs may say: YAML read strictly, and arguments checked against the classes that take them."""
