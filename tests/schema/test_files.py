@@ -1,7 +1,7 @@
 import pytest
 
-from tokenlab.schema import files
 from tokenlab.errors import UserError
+from tokenlab.schema import files
 
 
 def write(folder, **texts):
