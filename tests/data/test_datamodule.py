@@ -1,5 +1,9 @@
 import json
+import multiprocessing
+import os
 import pickle
+import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,7 +95,7 @@ def test_lightning_walks_it(entries):
 
 
 def test_programming_errors_are_not_taken_for_bad_videos(entries, monkeypatch):
-    def broken(path, num_frames):
+    def broken(path, num_frames, sampling):
         raise KeyError("bug")
 
     monkeypatch.setattr("tokenlab.data.module.decode", broken)
@@ -128,3 +132,42 @@ def test_every_setting_has_its_line_of_help(name):
     described = {action.dest: action.help for action in parser._actions if action.dest.startswith("data.")}
     assert {"data.num_frames", "data.batch_size", "data.num_workers"} < set(described)
     assert all(len(text or "") > 10 for text in described.values()), json.dumps(described)
+
+
+def test_a_file_that_kills_its_process_fails_alone(entries, monkeypatch):
+    def killing(path, num_frames, sampling):
+        if path == entries[3].media[0].path:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return decode(path, num_frames, sampling)
+
+    expected = [_plain(clip) for clip in ClipDataset(entries, 3)]
+    monkeypatch.setattr("tokenlab.data.module.decode", killing)
+    for batch_size, num_workers in ((1, 1), (2, 2)):
+        loader = Fixed(entries, num_frames=3, batch_size=batch_size, num_workers=num_workers).val_dataloader()
+        clips = [clip for batch in loader for clip in batch]
+        assert clips[3].error == f"'{entries[3].media[0].path}': the decoder of its media crashed, with its process"
+        assert [_plain(clip) for clip in clips[:3] + clips[4:]] == expected[:3] + expected[4:]
+        assert clips[3].samples == entries[3].samples
+
+
+def test_decoding_processes_end_with_the_run(entries):
+    loader = iter(Fixed(entries, num_frames=3, num_workers=2).val_dataloader())
+    next(loader)
+    started = multiprocessing.active_children()
+    assert started
+    loader.close()
+    for process in started:
+        process.join(timeout=10)
+        assert not process.is_alive()
+
+
+def test_the_spread_of_candidates_is_a_setting():
+    path = Path(__file__).parent / "media" / "files" / "screen-recording-vfr.mp4"
+    entry = [ClipEntry((MediaFile(path),), "c", (Sample("0", "c", "what ?"),))]
+    numbers = []
+    for sampling in ("time", "number"):
+        (clip,) = next(iter(Fixed(entry, num_frames=4, num_workers=0, sampling=sampling).val_dataloader()))
+        numbers.append(clip.media[0].numbers)
+    assert numbers == [(0, 81, 85, 89), (0, 29, 59, 89)]
+    with pytest.raises(UserError, match=r"^data\.sampling is 'space', but must be one of time, number"):
+        QuestionData.__init__.__wrapped__(Fixed.__new__(Fixed), sampling="space")

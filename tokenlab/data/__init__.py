@@ -7,7 +7,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from tokenlab.data import benchmarks
-from tokenlab.data.media.video import MediaError, confine, decode
+from tokenlab.data.media.files import MediaError, confine
+from tokenlab.data.media.video import decode
 from tokenlab.data.module import DATASETS, ClipEntry, MediaFile, QuestionData, Split
 from tokenlab.data.samples import Clip, Frames, Sample
 

@@ -15,14 +15,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from tokenlab.data.loader import ClipLoader
+from tokenlab.data.media.files import MediaError
 from tokenlab.data.media.image import read_image
-from tokenlab.data.media.video import MediaError, decode
+from tokenlab.data.media.video import Sampling, decode
 from tokenlab.data.samples import Clip, Sample
 from tokenlab.errors import UserError
 
@@ -54,9 +56,10 @@ class ClipEntry:
 class ClipDataset(Dataset[Clip]):
     """Decodes media when they are reached; what cannot be read becomes a failed clip."""
 
-    def __init__(self, entries: Sequence[ClipEntry], num_frames: int) -> None:
+    def __init__(self, entries: Sequence[ClipEntry], num_frames: int, sampling: Sampling = "time") -> None:
         self.entries = entries
         self.num_frames = num_frames
+        self.sampling: Sampling = sampling
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -66,20 +69,29 @@ class ClipDataset(Dataset[Clip]):
         start = perf_counter()
         try:
             media = tuple(
-                read_image(file.path) if file.is_image else decode(file.path, self.num_frames) for file in entry.media
+                read_image(file.path) if file.is_image else decode(file.path, self.num_frames, self.sampling)
+                for file in entry.media
             )
         except MediaError as reason:
             error = str(reason)
         return Clip(entry.cluster, entry.samples, media, error, 1000 * (perf_counter() - start))
+
+    def failed(self, index: int, error: str) -> Clip:
+        """A clip that cannot be decoded; the error names its files."""
+        entry = self.entries[index]
+        names = ", ".join(repr(str(file.path)) for file in entry.media)
+        return Clip(entry.cluster, entry.samples, None, f"{names}: {error}")
 
 
 class QuestionData(LightningDataModule, ABC):
     """Questions about videos, in batches of clips: a video is decoded once for all its questions.
 
     Args:
-        num_frames: Candidate frames decoded per video, evenly spread; a shorter video gives all its frames.
+        num_frames: Candidate frames decoded per video, evenly spaced; a shorter video gives all its frames.
         batch_size: Clips per batch. It changes speed and memory, never an answer.
-        num_workers: Processes that decode ahead; 0 decodes in the main process.
+        num_workers: Processes that decode ahead; 0 decodes in the main process, which a crash of a decoder then ends.
+        sampling: Candidates are evenly spaced in `time`, or by their `number` in the file, as LLaVA's loaders do; they
+            differ where the frame rate varies.
 
     Raises:
         UserError: If a number is out of range.
@@ -95,8 +107,13 @@ class QuestionData(LightningDataModule, ABC):
         cls.name = name
         DATASETS[name] = cls
 
-    def __init__(self, num_frames: int = 16, batch_size: int = 1, num_workers: int = 2) -> None:
+    def __init__(
+        self, num_frames: int = 16, batch_size: int = 1, num_workers: int = 2, sampling: Sampling = "time"
+    ) -> None:
         super().__init__()
+        if sampling not in get_args(Sampling):
+            raise UserError(f"data.sampling is {sampling!r}, but must be one of {', '.join(get_args(Sampling))}")
+        self.sampling: Sampling = sampling
         self.num_frames = at_least(1, num_frames=num_frames)
         self.batch_size = at_least(1, batch_size=batch_size)
         self.num_workers = at_least(0, num_workers=num_workers)
@@ -134,11 +151,10 @@ class QuestionData(LightningDataModule, ABC):
         return batch
 
     def _loader(self, split: Split) -> DataLoader[Clip]:
-        return DataLoader(
-            ClipDataset(self.entries(split), self.num_frames),
+        return ClipLoader(
+            ClipDataset(self.entries(split), self.num_frames, self.sampling),
             batch_size=self.batch_size,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
             collate_fn=list,
         )
 

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from tokenlab.data.media.video import MediaError, confine
+from tokenlab.data.media.files import MediaError, confine
 from tokenlab.data.module import ClipEntry, MediaFile, QuestionData, Split
 from tokenlab.data.samples import Sample
 from tokenlab.errors import UserError

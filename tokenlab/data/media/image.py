@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from tokenlab.data.media.video import MediaError
+from tokenlab.data.media.files import MediaError
 from tokenlab.data.samples import Frames
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")

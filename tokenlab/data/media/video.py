@@ -1,76 +1,110 @@
-"""Videos by random access: a few candidate frames, with their true place in the file."""
+"""Videos: a few candidate frames, with their true place in the file.
+
+Which frames a file has, and when each is shown, is the container's to say (`timeline`). Frames are found by their times
+where every packet is a frame with a time of its own, and by reading from the start everywhere else.
+"""
 
 from __future__ import annotations
 
 import os
-import stat
-from pathlib import Path, PurePath
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
 
-# torch comes first: where decord was loaded before it, torch's first convolution crashes the process (NVBLAS).
-import torch  # noqa: F401
-
-# isort: split
-import av
-import decord
 import numpy as np
 from av.error import FFmpegError
 from jaxtyping import Float
 
+from tokenlab.data.media.files import MediaError, check_file, reason_of
+from tokenlab.data.media.picture import Unreadable
+from tokenlab.data.media.readers import (
+    Pictures,
+    read_by_decord,
+    read_by_seeking,
+    read_in_order,
+    suits_decord,
+    times_in_order,
+)
+from tokenlab.data.media.timeline import Timeline, read_timeline
 from tokenlab.data.samples import Frames
-from tokenlab.errors import SampleError, UserError
 
-decord.logging.set_level(decord.logging.QUIET)
+Sampling = Literal["time", "number"]
+"""How candidates lie in a video: evenly in time, or evenly by the frames' numbers."""
 
-PLAYLISTS = frozenset({"concat", "dash", "hls", "sdp"})
-"""Formats that name other files, which would be read from outside the folder that media are confined to."""
-
-NO_SUBSTITUTES = 1e-9
-"""Share of frames that decord may replace by a neighbour where the file holds fewer than it says (one still passes)."""
+DRIFT = 2
+"""By how many frames the times in a video of constant rate may be off an even clock."""
 
 
-class MediaError(SampleError):
-    """A video that cannot be read; the message is one line and names the file."""
+def decode(path: str | os.PathLike[str], num_frames: int, sampling: Sampling = "time") -> Frames:
+    """Reads candidate frames, evenly spaced from the first to the last; all frames of a file that has no more.
 
-
-def refuse_unmaintained_decord(version: str = decord.__version__) -> None:
-    """Refuses decord 0.x, whose module has the same name as decord2's and hides it if both are installed."""
-    if version.startswith("0."):
-        raise UserError(
-            f"decord {version} is installed together with decord2, or in its place, and both are `import decord`: "
-            "run `pip uninstall -y decord decord2` and then `pip install decord2`"
-        )
-
-
-refuse_unmaintained_decord()
-
-
-def decode(path: str | os.PathLike[str], num_frames: int) -> Frames:
-    """Candidate frames, evenly spaced from the first to the last; all frames of a file that has no more than that.
-
-    The reader lives only here: one that was opened before a fork gives wrong frames after it, without an error.
+    Args:
+        path: The file.
+        num_frames: How many candidates.
+        sampling: Evenly in `time`, which differs from `number` where the frame rate varies.
 
     Raises:
-        MediaError: If the file is missing, empty, cut off, damaged or no video.
+        MediaError: If the file is missing, empty, shorter than its header says, damaged or no video.
     """
     path = Path(path).absolute()  # no relative name can be taken for a protocol, as in "concat:a.mp4"
-    kind = _probe(path)
+    check_file(path)
+    timeline = read_timeline(path)
     try:
-        # One thread: DataLoader workers are the parallelism, and a reader for every core would cost memory.
-        reader = decord.VideoReader(
-            str(path),
-            ctx=decord.cpu(0),
-            num_threads=1,
-            fault_tol=NO_SUBSTITUTES,  # pyright: ignore[reportArgumentType]
-        )
-        numbers = sample_frames(len(reader), num_frames)
-        return Frames(reader.get_batch(numbers).asnumpy(), numbers, _seconds(reader, numbers))
-    except (RuntimeError, decord.DECORDError, decord.DECORDLimitReachedError) as error:
-        message = f"video {str(path)!r} cannot be decoded: it is damaged or cut off, or decord cannot read {kind}"
-        raise MediaError(message) from error
+        if timeline.is_exact:
+            seconds = _from_start(timeline.pts, timeline)
+            numbers = _candidates(seconds, num_frames, sampling)
+            try:
+                return Frames(_read(path, timeline, numbers), numbers, seconds[list(numbers)])
+            except Unreadable:  # packets without a picture: only decoding all of them tells which frames there are
+                pass
+        return _decode_in_order(path, timeline, num_frames, sampling)
+    except (FFmpegError, Unreadable) as error:
+        raise MediaError(f"video {str(path)!r} ({timeline.kind}) cannot be decoded: {reason_of(error)}") from error
+
+
+def _read(path: Path, timeline: Timeline, numbers: Sequence[int]) -> Pictures:
+    if suits_decord(path, timeline):
+        return read_by_decord(path, timeline, numbers)
+    return read_by_seeking(path, timeline, numbers)
+
+
+def _decode_in_order(path: Path, timeline: Timeline, num_frames: int, sampling: Sampling) -> Frames:
+    times, step = times_in_order(path)
+    if not times:
+        raise Unreadable("no frame comes out of it")
+    known = [time for time in times if time is not None]
+    if len(known) < len(times) or (np.diff(known) <= 0).any():  # the container's times are no times
+        seconds = np.arange(len(times)) * step * float(timeline.time_base)
+    else:
+        seconds = _from_start(known, timeline)
+    numbers = _candidates(seconds, num_frames, sampling)
+    return Frames(read_in_order(path, numbers), numbers, seconds[list(numbers)])
+
+
+def _from_start(pts: Sequence[int], timeline: Timeline) -> Float[np.ndarray, " t"]:
+    """Seconds since the first frame that is shown."""
+    return (np.array(pts, dtype=np.int64) - pts[0]) * float(timeline.time_base)
+
+
+# --- which frames ------------------------------------------------------------------------------------------------
+
+
+def _candidates(seconds: Float[np.ndarray, " t"], num_frames: int, sampling: Sampling) -> tuple[int, ...]:
+    if sampling == "time" and _rate_varies(seconds):
+        return sample_times(seconds, num_frames)
+    return sample_frames(len(seconds), num_frames)
+
+
+def _rate_varies(seconds: Float[np.ndarray, " t"]) -> bool:
+    """Whether frames come at uneven times, by more than a few that are missing."""
+    if len(seconds) < 3:
+        return False
+    even = np.linspace(seconds[0], seconds[-1], len(seconds))
+    return bool(np.abs(seconds - even).max() > DRIFT * np.median(np.diff(seconds)))
 
 
 def sample_frames(num_available: int, num_wanted: int) -> tuple[int, ...]:
-    """Which frames are the candidates: the first, the last and evenly between, rounded down as LLaVA does.
+    """Spreads candidates by number: the first, the last and evenly between, rounded down as LLaVA does.
 
     A single candidate is the middle frame.
     """
@@ -81,59 +115,16 @@ def sample_frames(num_available: int, num_wanted: int) -> tuple[int, ...]:
     return tuple(i * (num_available - 1) // (num_wanted - 1) for i in range(num_wanted))
 
 
-def confine(root: str | os.PathLike[str], name: str, kind: str = "video") -> Path:
-    """The file that a name means inside a root folder.
+def sample_times(seconds: Float[np.ndarray, " t"], num_wanted: int) -> tuple[int, ...]:
+    """Spreads candidates over time: the frames that are shown at evenly spaced times.
 
-    Raises:
-        MediaError: If the name is absolute, climbs with `..` or leaves the root through a symbolic link.
+    Where one is shown at several of them its neighbours take part; a single candidate is what is shown in the middle.
     """
-    try:
-        base = Path(root).resolve()
-        path = (base / name).resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # a link to itself; a NUL or a lone surrogate in the name
-        raise MediaError(f"{kind} {name!r} is not the name of a file") from error
-    climbs = PurePath(name).is_absolute() or ".." in PurePath(name).parts
-    if climbs or path == base or not path.is_relative_to(base):
-        raise MediaError(f"{kind} {name!r} is not a file inside {str(base)!r}")
-    return path
-
-
-def _probe(path: Path) -> str:
-    """Codec and container of a video; what is wrong with any other file is said here.
-
-    PyAV asks, in a third of a millisecond: decord writes lines on standard error that no setting silences.
-    """
-    try:
-        status = path.stat()
-    except (OSError, ValueError) as error:
-        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {_reason(error)}"
-        raise MediaError(f"video {str(path)!r} {reason}") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise MediaError(f"video {str(path)!r} is {'a directory' if path.is_dir() else 'not a file'}")
-    if status.st_size == 0:
-        raise MediaError(f"video {str(path)!r} is empty (0 bytes)")
-    try:
-        with av.open(str(path)) as container:
-            format, codecs = container.format.name, [stream.codec_context.name for stream in container.streams.video]
-    except FFmpegError as error:
-        raise MediaError(f"video {str(path)!r} is no video, or is cut off: {_reason(error)}") from error
-    if format in PLAYLISTS:
-        raise MediaError(f"video {str(path)!r} is a playlist ({format}): name the video file itself")
-    if format == "image2" or format.endswith("_pipe"):
-        raise MediaError(f"video {str(path)!r} is an image ({format.removesuffix('_pipe')})")
-    if not codecs:
-        raise MediaError(f"video {str(path)!r} holds no video stream, or no frame of it")
-    return f"{codecs[0]} in {format}"
-
-
-def _reason(error: Exception) -> str:
-    """What the system says of a file, without its own number and path."""
-    return (getattr(error, "strerror", None) or str(error)).replace("\n", " ")
-
-
-def _seconds(reader: decord.VideoReader, numbers: tuple[int, ...]) -> Float[np.ndarray, " t"]:
-    """When each frame is shown, by the container; by the mean frame rate if the container's times are no times."""
-    starts = reader.get_frame_timestamp(list(numbers))[:, 0].astype(np.float64)
-    if np.isfinite(starts).all() and (np.diff(starts) > 0).all():
-        return starts
-    return np.array(numbers) / reader.get_avg_fps()
+    available = len(seconds)
+    if available <= num_wanted:
+        return tuple(range(available))
+    times = np.linspace(seconds[0], seconds[-1], num_wanted) if num_wanted > 1 else [(seconds[0] + seconds[-1]) / 2]
+    shown = np.searchsorted(seconds, np.asarray(times) + 1e-9, side="right") - 1
+    slots = np.arange(num_wanted)
+    later = np.maximum.accumulate(shown - slots) + slots  # each at least one behind the one before
+    return tuple(np.minimum(later, available - num_wanted + slots).tolist())

@@ -13,7 +13,11 @@ from tokenlab.errors import SampleError
 from tokenlab.models.families import Family, MediaSpec
 from tokenlab.models.families.media import PromptMedium, render_chat
 
-FRAMES_PER_SECOND = 24.0  # what processors take for granted of a video of unknown rate
+CLOCK = 90_000
+"""Ticks a second of the clock by which a processor is told when frames are: fine enough for any frame rate."""
+
+SINGLE = 1 / 24
+"""Seconds that processors take for granted of a frame alone."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +74,15 @@ def _media_arguments(spec: MediaSpec, frames: Frames) -> dict[str, Any]:
 
 
 def _metadata(frames: Frames) -> dict[str, Any]:
-    """What a video processor is told of frames that were chosen for it: when they are, and how dense."""
-    numbers, seconds = list(frames.numbers), frames.seconds
-    span = float(seconds[-1] - seconds[0])
-    rate = (numbers[-1] - numbers[0]) / span if span > 0 else FRAMES_PER_SECOND
-    gap = span / (len(numbers) - 1) if len(numbers) > 1 else 1 / rate
-    length = max(1, round(rate * gap * len(numbers)))  # from which processors compute the mean time between frames
-    return {"total_num_frames": length, "fps": rate, "duration": length / rate, "frames_indices": numbers}
+    """What a video processor is told of frames that were chosen for it: when they are, and how dense.
+
+    Processors take numbers for evenly spaced in time; true times, as numbers on a fine clock, are so at any frame rate.
+    """
+    seconds = frames.seconds
+    gap = float(seconds[-1] - seconds[0]) / (len(seconds) - 1) if len(seconds) > 1 else SINGLE
+    length = max(1, round(CLOCK * gap * len(seconds)))  # whence they compute the mean time between frames
+    ticks = [round(CLOCK * second) for second in seconds.tolist()]
+    return {"total_num_frames": length, "fps": float(CLOCK), "duration": length / CLOCK, "frames_indices": ticks}
 
 
 def _repeated(frames: Frames, fewest: int) -> Frames:
