@@ -132,12 +132,13 @@ class Evaluation(LightningModule):
 
     def _name_arms(self) -> list[Arm]:
         """Arms with their hashes: pipeline, weights, precision, seed, answer length and frames decide an answer."""
+        data = self._lightning.datamodule
         settings = {key: value for key, value in asdict(self.settings).items() if key != "batch_size"}
         common = {
             "mllm": settings,
             "weights": weights_fingerprint(self.loaded.model),
             "seed": self.seed,
-            "num_frames": self._lightning.datamodule.num_frames,
+            "frames": (data.num_frames, data.sampling),
         }
         return [
             Arm(name, pipeline, fingerprint({**common, "pipeline": pipeline.describe()}))

@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from tokenlab.data.loader import ClipLoader
 from tokenlab.data.media.files import MediaError
-from tokenlab.data.media.image import read_image
+from tokenlab.data.media.image import MAX_IMAGE_PIXELS, read_image
 from tokenlab.data.media.video import Sampling, decode
-from tokenlab.data.samples import Clip, Sample
+from tokenlab.data.samples import Clip, Frames, Sample
 from tokenlab.errors import UserError
 
 Split = Literal["validation", "test", "predict"]
@@ -56,10 +56,17 @@ class ClipEntry:
 class ClipDataset(Dataset[Clip]):
     """Decodes media when they are reached; what cannot be read becomes a failed clip."""
 
-    def __init__(self, entries: Sequence[ClipEntry], num_frames: int, sampling: Sampling = "time") -> None:
+    def __init__(
+        self,
+        entries: Sequence[ClipEntry],
+        num_frames: int,
+        sampling: Sampling = "time",
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
+    ) -> None:
         self.entries = entries
         self.num_frames = num_frames
         self.sampling: Sampling = sampling
+        self.max_image_pixels = max_image_pixels
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -68,13 +75,15 @@ class ClipDataset(Dataset[Clip]):
         entry, media, error = self.entries[index], None, None
         start = perf_counter()
         try:
-            media = tuple(
-                read_image(file.path) if file.is_image else decode(file.path, self.num_frames, self.sampling)
-                for file in entry.media
-            )
+            media = tuple(map(self._read, entry.media))
         except MediaError as reason:
             error = str(reason)
         return Clip(entry.cluster, entry.samples, media, error, 1000 * (perf_counter() - start))
+
+    def _read(self, file: MediaFile) -> Frames:
+        if file.is_image:
+            return read_image(file.path, self.max_image_pixels)
+        return decode(file.path, self.num_frames, self.sampling)
 
     def failed(self, index: int, error: str) -> Clip:
         """A clip that cannot be decoded; the error names its files."""
@@ -92,6 +101,7 @@ class QuestionData(LightningDataModule, ABC):
         num_workers: Processes that decode ahead; 0 decodes in the main process, which a crash of a decoder then ends.
         sampling: Candidates are evenly spaced in `time`, or by their `number` in the file, as LLaVA's loaders do; they
             differ where the frame rate varies.
+        max_image_pixels: Pixels of the largest image that is opened: a larger one is a failed sample.
 
     Raises:
         UserError: If a number is out of range.
@@ -108,7 +118,12 @@ class QuestionData(LightningDataModule, ABC):
         DATASETS[name] = cls
 
     def __init__(
-        self, num_frames: int = 16, batch_size: int = 1, num_workers: int = 2, sampling: Sampling = "time"
+        self,
+        num_frames: int = 16,
+        batch_size: int = 1,
+        num_workers: int = 2,
+        sampling: Sampling = "time",
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
     ) -> None:
         super().__init__()
         if sampling not in get_args(Sampling):
@@ -117,6 +132,7 @@ class QuestionData(LightningDataModule, ABC):
         self.num_frames = at_least(1, num_frames=num_frames)
         self.batch_size = at_least(1, batch_size=batch_size)
         self.num_workers = at_least(0, num_workers=num_workers)
+        self.max_image_pixels = at_least(1, max_image_pixels=max_image_pixels)
         self._entries: dict[Split, list[ClipEntry]] = {}
 
     @abstractmethod
@@ -152,7 +168,7 @@ class QuestionData(LightningDataModule, ABC):
 
     def _loader(self, split: Split) -> DataLoader[Clip]:
         return ClipLoader(
-            ClipDataset(self.entries(split), self.num_frames, self.sampling),
+            ClipDataset(self.entries(split), self.num_frames, self.sampling, self.max_image_pixels),
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             collate_fn=list,

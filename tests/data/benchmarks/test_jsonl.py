@@ -165,5 +165,5 @@ def test_images_are_read_upright_and_in_colour(write, tmp_path):
     (frames,) = read.media
     assert (frames.pixels.shape, frames.is_image, frames.numbers) == ((1, 30, 20, 3), True, (0,))
     assert damaged.media is missing.media is None
-    assert "b.png' cannot be read: cannot identify image file" in damaged.error
-    assert missing.error.endswith("c.png' cannot be read: No such file or directory")
+    assert "b.png' cannot be read: it is damaged, or none of PNG" in damaged.error
+    assert missing.error.endswith("c.png' does not exist")
