@@ -83,16 +83,21 @@ def evaluate(checkpoint: Path, videos: Path, folder: Path, arms=ARMS, *, questio
     settings = MLLM(checkpoint=str(checkpoint), max_new_tokens=5, batch_size=data.pop("llm_batch", 8))
     module = Evaluation(settings, pipelines, seed=data.pop("seed", 0))
     data = {"num_frames": 6, "num_workers": 0, **data}
-    trainer = Trainer(
+    trainer = quiet_trainer(folder)
+    trainer.validate(module, Jsonl(str(videos / f"{questions}.jsonl"), **data), verbose=False)
+    return read_records(folder / "records.jsonl")
+
+
+def quiet_trainer(folder: Path, **settings) -> Trainer:
+    return Trainer(
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[RunFolder(str(folder))],
+        **settings,
     )
-    trainer.validate(module, Jsonl(str(videos / f"{questions}.jsonl"), **data), verbose=False)
-    return read_records(folder / "records.jsonl")
 
 
 def answers(records: list[Record]) -> dict[tuple[str, str], str | None]:
@@ -267,3 +272,37 @@ def test_chance_without_training(checkpoints):
     with torch.no_grad():
         model.lm_head.weight.add_(1e-3)
     assert weights_fingerprint(model) != before
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+@pytest.mark.parametrize("limit", [0, 0.01])
+def test_a_run_that_would_ask_nothing_is_refused(checkpoints, videos, tmp_path, command, limit):
+    setting = {"validate": "limit_val_batches"}.get(command, f"limit_{command}_batches")
+    trainer = quiet_trainer(tmp_path / "run", **{setting: limit})
+    module = Evaluation(MLLM(checkpoint=str(checkpoints["llava"])), {"full": []})
+    with pytest.raises(UserError, match=rf"^trainer\.{setting} leaves none of 3 batches"):
+        getattr(trainer, command)(module, datamodule=Jsonl(str(videos / "good.jsonl"), num_workers=0))
+
+
+def test_a_limited_run_says_how_much_it_planned(checkpoints, videos, tmp_path):
+    trainer = quiet_trainer(tmp_path / "run", limit_val_batches=2)
+    module = Evaluation(MLLM(checkpoint=str(checkpoints["llava"]), max_new_tokens=2), {"full": []})
+    trainer.validate(module, datamodule=Jsonl(str(videos / "good.jsonl"), num_workers=0), verbose=False)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["complete"], summary["questions_planned"], summary["questions"]) == (True, 4, 4)
+
+
+def test_a_trainer_that_changes_precision_is_refused(checkpoints, videos, tmp_path):
+    trainer = quiet_trainer(tmp_path / "run", precision="bf16-mixed")
+    module = Evaluation(MLLM(checkpoint=str(checkpoints["llava"])), {"full": []})
+    with pytest.raises(UserError, match=r"^trainer\.precision is 'bf16-mixed'"):
+        trainer.validate(module, datamodule=Jsonl(str(videos / "good.jsonl"), num_workers=0))
+
+
+def test_how_frames_are_sampled_is_hashed(checkpoints, videos, tmp_path):
+    arms = {"full": ()}
+    by_time, by_number = (
+        evaluate(checkpoints["llava"], videos, tmp_path / sampling, arms, sampling=sampling)
+        for sampling in ("time", "number")
+    )
+    assert by_time[0].arm_hash != by_number[0].arm_hash

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import ceil
 from typing import Any
 
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
+from lightning.pytorch.plugins import Precision
 
 from tokenlab.compressors import Pipeline, TokenCompressor
 from tokenlab.compressors.pipeline import fingerprint
-from tokenlab.data.module import SPLITS
+from tokenlab.data.module import SPLITS, ClipEntry
 from tokenlab.data.samples import Clip
 from tokenlab.errors import UserError
 from tokenlab.metrics.answers import exact_match
@@ -64,12 +66,18 @@ class Evaluation(LightningModule):
         self.num_failed = self.tokens_read = self.tokens_padded = 0
 
     def setup(self, stage: str) -> None:
-        """Loads the model, places it on the trainer's device, and prices it."""
+        """Loads the model, places it on the trainer's device, and prices it.
+
+        Raises:
+            UserError: If the trainer or the checkpoint cannot be used, or no question would be asked.
+        """
+        check_trainer(self.trainer)
+        planned = self._entries_to_ask(stage)
+        self.run_folder.questions_planned = sum(len(entry.samples) for entry in planned)
         self.loaded = LoadedModel.load(self.settings, self.seed).to(self.trainer.strategy.root_device)
         auxiliary = {kind: load_config(self.settings, kind) for kind in self.settings.auxiliary}
         self.costs = ModelCosts(self.loaded.config, self.loaded.family, auxiliary)
         self.arms = self._name_arms()
-        self.run_folder.questions_planned = self._count_questions(stage)
 
     def validation_step(self, batch: Sequence[Clip], _: int) -> None:
         """Every arm answers every question about the batch's clips; each answer is recorded at once."""
@@ -145,8 +153,34 @@ class Evaluation(LightningModule):
             for name, pipeline in self.pipelines.items()
         ]
 
-    def _count_questions(self, stage: str) -> int:
-        return sum(len(entry.samples) for entry in self._lightning.datamodule.entries(SPLITS[stage]))
+    def _entries_to_ask(self, stage: str) -> list[ClipEntry]:
+        """What is left of the data within the trainer's limit on batches."""
+        data, limit = self._lightning.datamodule, LIMITS[stage]
+        entries, most = data.entries(SPLITS[stage]), getattr(self.trainer, limit)
+        if not entries:
+            raise UserError(f"data: {type(data).__name__} has no question for `tokenlab {stage}`")
+        batches = ceil(len(entries) / data.batch_size)
+        if isinstance(most, float):
+            most = int(most * batches)
+        if not most:
+            raise UserError(f"trainer.{limit} leaves none of {batches} batches: nothing would be asked; give 1 or more")
+        return entries[: most * data.batch_size]
+
+
+LIMITS = {"validate": "limit_val_batches", "test": "limit_test_batches", "predict": "limit_predict_batches"}
+"""The trainer's setting that says how much of the data each of Lightning's commands reads."""
+
+
+def check_trainer(trainer: Trainer) -> None:
+    """Raises UserError where a trainer would change answers behind the arms' hashes, or cannot measure."""
+    if trainer.world_size > 1:
+        raise UserError(f"trainer.devices={trainer.world_size}: a run is measured on one device; set it to 1")
+    plugin = trainer.precision_plugin
+    if type(plugin) is not Precision:
+        raise UserError(
+            f"trainer.precision is {plugin.precision!r} ({type(plugin).__name__}), but the precision of a frozen model "
+            "is model.mllm.dtype: leave trainer.precision out"
+        )
 
 
 def token_counts(trace: Trace) -> dict[str, Any]:

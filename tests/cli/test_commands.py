@@ -83,3 +83,15 @@ def test_printed_config_round_trips(tmp_path, capsys):
     (tmp_path / "d.yaml").write_text(first.stdout)
     assert main(["validate", "--config", str(tmp_path / "d.yaml"), "--print_config"]) == 0
     assert capsys.readouterr().out == first.stdout
+
+
+@pytest.mark.parametrize("argv", [["compressors"], ["validate", "--config", "quickstart", "--print_config"]])
+def test_output_that_nobody_reads_is_one_line(argv):
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {**os.environ, "PYTHONPATH": CHECKOUT}
+    run = subprocess.run(
+        [sys.executable, "-m", "tokenlab", *argv], stdout=writer, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    os.close(writer)
+    assert (run.returncode, run.stderr) == (141, "tokenlab: nobody reads the output any more\n")

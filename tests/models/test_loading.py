@@ -5,13 +5,14 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.models.pipelines import PIPELINES, build
 from tests.reference.families import Checkpoint
 from tokenlab.compressors import REGISTRY, Pipeline
 from tokenlab.errors import UserError
 from tokenlab.evaluation import Evaluation
-from tokenlab.models.checkpoint import check_settings
+from tokenlab.models.checkpoint import EMBEDDED_AUXILIARY, check_settings
 from tokenlab.models.encode_cache import EncodeCache
 from tokenlab.models.mllm import LoadedModel
 from tokenlab.models.settings import MLLM
@@ -47,6 +48,54 @@ def test_a_missing_processor(copied):
     for name in ("processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"):
         (copied / name).unlink(missing_ok=True)
     assert "processor files" in refusal(copied)
+
+
+FILES = ("config.json", "generation_config.json", "model.safetensors", "processor_config.json", "chat_template.jinja")
+
+
+@pytest.mark.parametrize("name", [*FILES, "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("left", ["half", "nothing", "[]"])
+def test_a_damaged_file_is_one_line(copied, name, left):
+    whole = (copied / name).read_bytes()
+    (copied / name).write_bytes({"half": whole[: len(whole) // 2], "nothing": b"", "[]": b"[]"}[left])
+    assert refusal(copied).startswith("model.mllm.checkpoint: ")
+
+
+def test_no_chat_template(copied):
+    (copied / "chat_template.jinja").unlink()
+    assert "its chat template cannot be used" in refusal(copied)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen3_vl"])
+def test_missing_tensors_are_named(checkpoints, tmp_path, family):
+    folder = shutil.copytree(checkpoints[family], tmp_path / family)
+    tensors = load_file(folder / "model.safetensors")
+    lost = sorted(tensors)[-12:]
+    save_file(
+        {name: tensors[name] for name in tensors if name not in lost}, folder / "model.safetensors", {"format": "pt"}
+    )
+    assert "lacks 12 tensors that its model has (" in refusal(folder)
+    assert all(name.rpartition(".")[2] in refusal(folder) for name in lost[:1])
+
+
+def test_missing_tensors_of_an_auxiliary_encoder(tmp_path):
+    folder = shutil.copytree(EMBEDDED_AUXILIARY["shapes"], tmp_path / "clip")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["visual_projection.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        UserError, match=r"^model\.mllm\.auxiliary\.clip: .* lacks 1 tensors .*visual_projection\.weight"
+    ):
+        LoadedModel.load(MLLM(auxiliary={"clip": str(folder)}))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"batch_size": 0}, {"batch_size": -1}, {"max_new_tokens": 0}, {"max_new_tokens": -3}]
+)
+def test_sizes_are_at_least_one(settings):
+    ((key, value),) = settings.items()
+    with pytest.raises(UserError, match=rf"^model\.mllm\.{key} is {value}, but must be at least 1$"):
+        Evaluation(MLLM(**settings), {"full": []})
 
 
 @pytest.mark.parametrize("name", ["topic", "grid, layers, cache", "tome", "framefusion"])

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -176,10 +179,51 @@ def test_default_path_is_named_by_label_and_time_and_fixed_at_first_use(tmp_path
     assert run.path.match("runs/quickstart-*")
 
 
-def test_write_outside_a_run_and_several_devices_are_refused(tmp_path):
+def test_runs_of_one_second_get_a_folder_each(tmp_path, monkeypatch):
+    class Noon(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 2, 12)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tokenlab.report.run_folder.datetime", Noon)
+    paths = [str(RunFolder().path) for _ in range(3)]
+    assert paths == [f"runs/run-20260102-120000{more}" for more in ("", "-2", "-3")]
+
+
+def test_a_run_that_records_nothing_leaves_no_folder_of_its_own(validate, tmp_path, monkeypatch):
+    class Unloadable(RunFolder):
+        def on_validation_start(self, trainer, pl_module):
+            raise ValueError("no weights")
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="no weights"):
+        validate(Unloadable())
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize("file", [None, "/dev/full"], ids=["closed pipe", "full disk"])
+def test_what_cannot_be_printed_is_kept(validate, tmp_path, monkeypatch, file):
+    """Whoever reads the table may stop before it comes: `validate ... | head`."""
+    if file is None:
+        reader, writer = os.pipe()
+        os.close(reader)
+        file = writer
+    elif not Path(file).exists():
+        pytest.skip("needs a device that is always full")
+    run, out = RunFolder(str(tmp_path)), open(file, "w")  # noqa: SIM115 - closing it fails as well
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", out)
+        with pytest.raises(UserError, match=rf"the table cannot be printed \(.+\); the run is kept in {tmp_path}"):
+            validate(run)
+    with suppress(OSError):
+        out.close()
+    assert json.loads((tmp_path / "summary.json").read_text())["complete"]
+    assert (tmp_path / "metrics.csv").exists()
+    assert EventAccumulator(str(tmp_path)).Reload().Scalars("accuracy/full")
+
+
+def test_write_outside_a_run_is_refused(tmp_path):
     run = RunFolder(str(tmp_path))
     with pytest.raises(RuntimeError, match="between the set-up and the end"):
         run.write(record(0))
-    trainer = Trainer(logger=False, accelerator="cpu", devices=2, enable_progress_bar=False)
-    with pytest.raises(UserError, match=r"trainer\.devices=2"):
-        run.setup(trainer, LightningModule(), "validate")

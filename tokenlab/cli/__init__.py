@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
+from signal import SIGPIPE
 
 from tokenlab import __version__
 from tokenlab.errors import UserError
@@ -37,7 +39,8 @@ Examples:
 A config holds `model:` (the frozen `mllm` and the `pipelines`, one per arm) and `data:`. Several --config files are
 merged in their order, a later one adds arms or, with `ARM: null`, removes them. `retention_ratio: [0.5, 0.25]` makes
 one arm of each. Values may name other YAML files. `--print_config` shows the result and runs nothing.
-Exit code: 0 all answered, 2 a mistake in what was asked, 3 some samples failed (they are in the run's records).
+Exit code: 0 all answered, 2 a mistake in what was asked, 3 some samples failed (they are in the run's records),
+130 Ctrl-C, 143 SIGTERM.
 """
 
 
@@ -51,13 +54,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tokenlab {__version__}")
         return 0
     try:
-        return _command(argv[0])(argv[1:])
+        code = _command(argv[0])(argv[1:])
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return _unread()
     except UserError as error:
         print(f"tokenlab: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("tokenlab: interrupted", file=sys.stderr)
         return 130
+
+
+def _unread() -> int:
+    """Ends as a shell expects of a command whose reader has left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it closes it
+    print("tokenlab: nobody reads the output any more", file=sys.stderr)
+    return 128 + SIGPIPE
 
 
 def _command(name: str) -> Callable[[list[str]], int]:

@@ -15,12 +15,14 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     BitsAndBytesConfig,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
 )
 
 import tokenlab
 from tokenlab.errors import UserError
+from tokenlab.models.families.media import render_chat
 from tokenlab.models.settings import MLLM
 
 _SHAPES = Path(tokenlab.__file__).parent / "shapes" / "checkpoint"
@@ -59,7 +61,11 @@ NEEDED = {
 
 
 def check_settings(settings: MLLM) -> None:
-    """Raises UserError where a setting needs a package that is not installed, or another setting."""
+    """Raises UserError where a setting is out of range, needs a package that is not installed, or another setting."""
+    for key in ("batch_size", "max_new_tokens"):
+        setting = getattr(settings, key)
+        if setting is not None and setting < 1:
+            raise UserError(f"model.mllm.{key} is {setting}, but must be at least 1")
     for key, (value, module, package) in NEEDED.items():
         setting = getattr(settings, key)
         if setting is not None and value in (None, setting) and find_spec(module) is None:
@@ -79,13 +85,34 @@ def load_config(settings: MLLM, auxiliary: str | None = None) -> PretrainedConfi
 
 
 def load_processor(settings: MLLM, auxiliary: str | None = None) -> Any:
-    """The checkpoint's own processor."""
-    return _load(AutoProcessor.from_pretrained, settings, auxiliary)
+    """The checkpoint's own processor; raises UserError where it cannot be read, or has no chat template that works."""
+    processor = _load(AutoProcessor.from_pretrained, settings, auxiliary)
+    if auxiliary is None:
+        _check_chat_template(processor)
+    return processor
+
+
+def _check_chat_template(processor: Any) -> None:
+    word = "question"
+    try:
+        text = render_chat(processor, [{"type": "text", "text": word}])
+    except Exception as error:  # a template is a program
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+    else:
+        if word in text:
+            return
+        reason = "it leaves the question out"
+    raise UserError(
+        f"model.mllm.checkpoint: its chat template cannot be used ({reason}); put the one of its model card beside the "
+        "processor's files, as chat_template.jinja"
+    )
 
 
 def load_model(settings: MLLM, auxiliary: str | None = None) -> PreTrainedModel:
     """The frozen model in evaluation mode, from safetensors only."""
     kind = AutoModelForImageTextToText if auxiliary is None else AutoModel
+    if auxiliary is None:
+        _check_generation_config(settings)
     weights: dict[str, Any] = {
         "dtype": settings.dtype,
         "attn_implementation": settings.attn_implementation,
@@ -100,7 +127,28 @@ def load_model(settings: MLLM, auxiliary: str | None = None) -> PreTrainedModel:
             load_in_4bit=settings.quantization == "4bit",
             bnb_4bit_compute_dtype=None if settings.dtype == "auto" else settings.dtype,
         )
-    return _load(kind.from_pretrained, settings, auxiliary, **weights).eval().requires_grad_(False)
+    model, info = _load(kind.from_pretrained, settings, auxiliary, **weights, output_loading_info=True)
+    _check_tensors(info, settings, auxiliary)
+    return model.eval().requires_grad_(False)
+
+
+def _check_generation_config(settings: MLLM) -> None:
+    """Raises UserError where a local generation config is damaged: transformers takes one of its own, in silence."""
+    folder = Path(checkpoint_location(settings)["pretrained_model_name_or_path"])
+    if (folder / "generation_config.json").is_file():
+        _load(lambda **_: GenerationConfig.from_pretrained(folder), settings, None)
+
+
+def _check_tensors(info: dict[str, Any], settings: MLLM, auxiliary: str | None) -> None:
+    """Raises UserError where transformers drew tensors at random because the checkpoint lacks them."""
+    missing = sorted(info["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        folder = checkpoint_location(settings, auxiliary)["pretrained_model_name_or_path"]
+        raise UserError(
+            f"{_key(auxiliary)}: {folder!r} lacks {len(missing)} tensors that its model has ({', '.join(missing[:3])}"
+            f"{more}): transformers would draw them at random; fetch or convert the checkpoint again"
+        )
 
 
 def _load(read: Callable[..., Any], settings: MLLM, auxiliary: str | None, **arguments: Any) -> Any:
@@ -108,8 +156,8 @@ def _load(read: Callable[..., Any], settings: MLLM, auxiliary: str | None, **arg
     location = checkpoint_location(settings, auxiliary)
     try:
         return read(**location, **arguments)
-    except (OSError, ValueError, ImportError) as error:
-        first_line = str(error).strip().splitlines()[0]
+    except Exception as error:  # readers of damaged files raise whatever they like; some of them bare Exceptions
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{_key(auxiliary)}: {location['pretrained_model_name_or_path']!r} cannot be loaded ({first_line}); give "
             "`shapes`, a local folder with config.json, safetensors and processor files, or a hub id that this machine "

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from contextlib import suppress
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import TextIO
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from rich.console import Console
 
 from tokenlab.errors import UserError
 from tokenlab.metrics.record import Record
 from tokenlab.metrics.summary import ArmSummary, Summary, read_records, summarise
+from tokenlab.report.console import Terminal
 from tokenlab.report.terminal import terminal_report
 
 RECORDS = "records.jsonl"
@@ -51,20 +53,20 @@ class RunFolder(Callback):
 
     @property
     def path(self) -> Path:
-        """The folder; fixed at first use."""
-        if self._path is None:
-            self._path = Path(self.folder or f"runs/{self.label}-{datetime.now():%Y%m%d-%H%M%S}")
-        return self._path
+        """The folder; fixed at first use, which makes one that nobody else has where the config names none."""
+        if self._path is None and self.folder is None:
+            self._path = _new_folder(f"runs/{self.label}-{datetime.now():%Y%m%d-%H%M%S}")
+        return self._path or Path(self.folder or "")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Make the folder, keep the config, and open the records."""
-        if trainer.world_size > 1:
-            raise UserError(f"trainer.devices={trainer.world_size}: a run is measured on one device; set it to 1")
         claim(self.path)
         try:
             if self.resolved_config is not None:
                 (self.path / "config.yaml").write_text(self.resolved_config, encoding="utf-8")
             self._file = (self.path / RECORDS).open("x", encoding="utf-8")
+        except FileExistsError as error:  # since it was claimed
+            raise _taken(self.path) from error
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
@@ -99,6 +101,8 @@ class RunFolder(Callback):
         self._file = None
         if not self.records and not complete:
             (self.path / RECORDS).unlink()
+            if self.folder is None:  # nobody else knows it
+                shutil.rmtree(self.path, ignore_errors=True)
             return
         summary = summarise(
             read_records(self.path / RECORDS),
@@ -106,17 +110,27 @@ class RunFolder(Callback):
             complete=complete,
             padding_waste=self.padding_waste,
         )
-        self._print(summary)
         _write_whole(self.path / "summary.json", summary.to_json())
-        for logger in trainer.loggers:
-            logger.log_metrics(scalars(summary), step=0)
-            logger.save()
+        try:
+            for logger in trainer.loggers:
+                logger.log_metrics(scalars(summary), step=0)
+                logger.save()
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        self._print(summary)
 
     def _print(self, summary: Summary) -> None:
-        console = Console(highlight=False)
-        console.print()  # leaves the line of a broken-off progress bar
-        console.print(terminal_report(summary, console.width))
-        console.print(f"\nRecords, summary and logs: {self.path}", markup=False, soft_wrap=True)
+        """Last of all: whoever reads the table may have stopped reading."""
+        console = Terminal()
+        try:
+            console.print()  # leaves the line of a broken-off progress bar
+            console.print(terminal_report(summary, console.width))
+            console.print(f"\nRecords, summary and logs: {self.path}", markup=False, soft_wrap=True)
+            console.file.flush()
+        except OSError as error:
+            raise UserError(
+                f"the table cannot be printed ({error.strerror}); the run is kept in {self.path}"
+            ) from error
 
 
 def default_loggers(folder: str | Path) -> list[Logger]:
@@ -140,7 +154,21 @@ def claim(folder: Path) -> None:
     except OSError as error:
         raise _unwritable(folder, error) from error
     if taken:
-        raise UserError(f"run.folder={folder} already holds {RECORDS} of another run: name a new folder, or none")
+        raise _taken(folder)
+
+
+def _new_folder(name: str) -> Path:
+    """A folder that nobody else has, with a number behind its name where another run began in the same second."""
+    for number in count(1):
+        folder = Path(name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+    raise AssertionError("count ends")
 
 
 def scalars(summary: Summary) -> dict[str, float]:
@@ -182,6 +210,10 @@ def _write_whole(path: Path, text: str) -> None:
         os.replace(draft, path)
     except OSError as error:
         raise _unwritable(path.parent, error) from error
+
+
+def _taken(folder: Path) -> UserError:
+    return UserError(f"run.folder={folder} already holds {RECORDS} of another run: name a new folder, or none")
 
 
 def _unwritable(folder: Path, error: OSError) -> UserError:

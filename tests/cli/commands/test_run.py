@@ -5,6 +5,8 @@ import signal
 import pytest
 import yaml
 from lightning import LightningModule
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
 from tokenlab.cli import main
@@ -30,6 +32,16 @@ class Numbers(QuestionData):
 
     def val_dataloader(self):
         return DataLoader(range(3), collate_fn=lambda numbers: [])
+
+
+class Unbuildable(Numbers):
+    """A data set of somebody else's, whose constructor fails in its own way."""
+
+    error: Exception = UserError("data.colour is 'x', but must be red")
+
+    def __init__(self, **shared):
+        super().__init__(**shared)
+        raise self.error
 
 
 class Answers(LightningModule):
@@ -60,11 +72,19 @@ def validate(tmp_path, monkeypatch):
     signal.signal(signal.SIGINT, interrupt)
 
 
-@pytest.mark.parametrize(("outcome", "code"), [(0, 0), (2, 3), (KeyboardInterrupt(), 130), (UserError("no\n  way"), 2)])
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [(0, 0), (2, 3), (KeyboardInterrupt(), 130), (SIGTERMException(), 143), (UserError("no\n  way"), 2)],
+)
 def test_exit_codes(validate, capsys, outcome, code):
     assert validate(outcome=outcome) == code
     if code == 2:
         assert capsys.readouterr().err.endswith("tokenlab: error: no way\n")
+
+
+def test_lightning_s_own_complaints_are_one_line(validate, capsys):
+    assert validate(outcome=MisconfigurationException("no loader")) == 2
+    assert capsys.readouterr().err.endswith("tokenlab: error: trainer: no loader\n")
 
 
 def test_bugs_of_a_run_keep_their_traceback(validate):
@@ -85,9 +105,11 @@ def test_the_run_folder_holds_a_config_that_repeats_the_run(validate, tmp_path):
 def test_the_terminal_is_left_to_progress_bar_and_table(validate, capfd, recwarn):
     assert validate() == 0
     captured = capfd.readouterr()
-    assert captured.err == ""
+    assert captured.err.startswith("Validation ")
+    assert captured.err.count("\n") == 1
+    assert "Validation " not in captured.out
     for noise in ("GPU available", "Tip", "Seed set", "Warning", "Validate metric"):
-        assert noise not in captured.out
+        assert noise not in captured.out + captured.err
     shown = [warning for warning in recwarn if not issubclass(warning.category, DeprecationWarning)]
     assert [str(warning.message) for warning in shown] == []
 
@@ -104,6 +126,16 @@ def test_loggers_write_into_the_run_folder(validate, tmp_path):
         (["--trainer.max_epochs=x"], "trainer.max_epochs: must be a whole number or null, got x"),
         (["--trainer.accelerator=tpuu"], "trainer: "),
         (["--run.foldr=x"], "there is no option --run.foldr; did you mean '--run.folder'?"),
+        (["--seed_everything=-5"], "seed_everything is -5, but must be from 0 to 4294967295"),
+        (
+            ["--trainer.precision=bf16-mixed"],
+            "trainer.precision is 'bf16-mixed' (MixedPrecision), but the precision of",
+        ),
+        (["--trainer.precision=16-true"], "trainer.precision is '16-true' (HalfPrecision), but the precision of"),
+        (["--trainer.plugins=lightning.pytorch.plugins.DoublePrecision"], "trainer.precision is '64-true'"),
+        (["--trainer.devices=2"], "trainer.devices=2: a run is measured on one device; set it to 1"),
+        (["--data.num_frames=-1"], "data.num_frames is -1, but must be at least 1"),
+        (["--data.batch_size=0"], "data.batch_size is 0, but must be at least 1"),
         (["--model.seed=x"], "model.seed: must be a whole number, got x"),
         (["extra"], "'extra' stands alone"),
     ],
@@ -113,6 +145,31 @@ def test_mistakes_are_one_line(validate, capsys, argv, line):
     error = capsys.readouterr().err
     assert error.startswith(f"tokenlab: error: {line}")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (Unbuildable.error, "data.colour is 'x', but must be red"),
+        (FileNotFoundError(2, "No such file", "a.csv"), "a class of the config cannot be built: FileNotFoundError: "),
+        (ValueError("two\nlines"), "a class of the config cannot be built: ValueError: two lines ("),
+        (KeyError("colour"), "a class of the config cannot be built: KeyError: 'colour' ("),
+    ],
+)
+def test_whatever_a_constructor_raises_is_one_line(validate, capsys, monkeypatch, error, line):
+    monkeypatch.setattr(Unbuildable, "error", error)
+    test_mistakes_are_one_line(validate, capsys, [f"--data.class_path={__name__}.Unbuildable"], line)
+
+
+@pytest.mark.parametrize("callback", ["Timer", "DeviceStatsMonitor", "LambdaCallback", "RichProgressBar"])
+def test_a_config_with_any_callback_can_be_written(validate, tmp_path, capsys, callback):
+    """Timer's default is an enum, RichProgressBar's a dataclass."""
+    argument = f"--trainer.callbacks+=lightning.pytorch.callbacks.{callback}"
+    assert validate(argument, "--run.folder=here") == 0
+    assert callback in (tmp_path / "here" / "config.yaml").read_text()
+    capsys.readouterr()
+    assert validate(argument, "--print_config") == 0
+    assert callback in capsys.readouterr().out
 
 
 def test_misspelt_settings_in_a_config(validate, tmp_path, capsys):

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import transformers
-from rich.console import Console
 from transformers import PretrainedConfig
 
 from tokenlab.cli.commands.options import Parser, known_checkpoint, resolution, whole_number, writable
@@ -23,6 +22,7 @@ from tokenlab.models.costs.vision import vision_cost_model
 from tokenlab.models.families import family_of
 from tokenlab.models.families.base import Size
 from tokenlab.models.mllm import LoadedModel
+from tokenlab.report.console import Terminal
 from tokenlab.schema.arguments import check_names
 from tokenlab.speed.random_models import followed, random_model, real_processor, shorten
 from tokenlab.speed.real_sizes import (
@@ -58,7 +58,7 @@ def show(argv: Sequence[str]) -> int:
     about = _about(arguments, size)
     queries = _queries(config, processor, make_clip(arguments.frames, size), arms, arguments, about["dtype"])
     rows = summarise_rounds(queries)
-    console = Console(highlight=False, width=WIDTH)
+    console = Terminal(width=WIDTH)
     for line in timing_headline(about, queries[0].tokens):
         console.print(line, style="bold", markup=False)
     console.print(table(rows))

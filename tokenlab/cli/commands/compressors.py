@@ -10,6 +10,7 @@ from rich.text import Text
 
 from tokenlab.compressors import REGISTRY, TokenCompressor
 from tokenlab.errors import UserError
+from tokenlab.report.console import Terminal
 from tokenlab.schema.arguments import describe, hints, parameters, suggest
 
 HELP = "usage: tokenlab compressors [NAME]\n\nLists the compressors, or shows one in full."
@@ -17,7 +18,7 @@ HELP = "usage: tokenlab compressors [NAME]\n\nLists the compressors, or shows on
 
 def show(argv: list[str]) -> int:
     """Prints the table of all compressors, or the page of one."""
-    console = Console(highlight=False)
+    console = Terminal()
     if {"-h", "--help"} & set(argv):
         print(HELP)
     elif not argv:

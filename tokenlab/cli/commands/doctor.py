@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from tokenlab.report.console import Terminal
+
 QUICK = ("llava", "llava_onevision", "qwen3_vl")
 """One family a way of reading: what is checked unless all are asked for."""
 
@@ -23,7 +25,7 @@ def show(argv: Sequence[str]) -> int:
     parser.add_argument("--all", action="store_true", help="check every family, not one a way of reading")
     parser.add_argument("--versions", action="store_true", help="only say which versions are here")
     options = parser.parse_args(argv)
-    console = Console(highlight=False)
+    console = Terminal()
     console.print(versions_table())
     if options.versions:
         return 0

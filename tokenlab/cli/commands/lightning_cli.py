@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import traceback
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
+from jsonargparse import set_dumper
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from tokenlab import __version__
+from tokenlab.cli.config.dumper import dump
 from tokenlab.cli.config.messages import short_message
 from tokenlab.data.module import QuestionData
 from tokenlab.errors import UserError
-from tokenlab.evaluation import Evaluation
+from tokenlab.evaluation import Evaluation, check_trainer
 from tokenlab.report.run_folder import RunFolder, default_loggers
 from tokenlab.schema.arguments import check_names, parameters
 
 COMMANDS = ("validate", "test", "predict")
+LARGEST_SEED = 2**32 - 1
+"""Of NumPy's, which `seed_everything` sets too."""
 
 
 class EvaluationCLI(LightningCLI):
@@ -32,6 +38,7 @@ class EvaluationCLI(LightningCLI):
 
     def __init__(self, label: str, arguments: list[str]) -> None:
         self.label = label
+        set_dumper("yaml", dump)
         parser = {"exit_on_error": False, "dump_header": [f"tokenlab=={__version__}"]}
         super().__init__(
             Evaluation,
@@ -62,6 +69,16 @@ class EvaluationCLI(LightningCLI):
             self.config = parser.parse_args(args)
         except argparse.ArgumentError as error:
             raise UserError(short_message(str(error), _options())) from None
+        seed = self.config[self.config.subcommand].seed_everything
+        if not isinstance(seed, bool) and not 0 <= seed <= LARGEST_SEED:
+            raise UserError(f"seed_everything is {seed}, but must be from 0 to {LARGEST_SEED}")
+
+    def instantiate_classes(self) -> None:
+        """Builds what the config names; whatever a constructor raises is one line."""
+        try:
+            super().instantiate_classes()
+        except Exception as error:  # jsonargparse wraps some of them
+            raise _constructor_error(error) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with run folder, loggers and progress bar."""
@@ -71,18 +88,23 @@ class EvaluationCLI(LightningCLI):
         kwargs["callbacks"] = _with_progress_bar(
             trainer["callbacks"], wanted=trainer["enable_progress_bar"] is not False
         )
-        if trainer["logger"] in (None, True):
-            kwargs["logger"] = default_loggers(folder.path)
+        wants_loggers = trainer["logger"] in (None, True)
+        if wants_loggers:
+            kwargs["logger"] = False
         try:
-            return super().instantiate_trainer(**kwargs)
+            built = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError) as error:  # such as a device that is not there
             raise UserError(f"trainer: {error}") from error
+        check_trainer(built)
+        if wants_loggers:  # only now: they make the folder
+            built.loggers = default_loggers(folder.path)
+        return built
 
     def resolved_config(self) -> str:
         """Every setting of this run, as a config that repeats it."""
         settings = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))[self.subcommand]
         settings["run"]["folder"] = None  # a repetition needs a folder of its own
-        return yaml.safe_dump(settings, sort_keys=False)
+        return dump(settings)
 
     def validate(self, model: LightningModule, datamodule: LightningDataModule) -> None:
         """Runs the validation samples; the run folder prints the table."""
@@ -107,8 +129,25 @@ def check_settings(config: dict[str, Any]) -> None:
 def _with_progress_bar(callbacks: Callback | list[Callback] | None, wanted: bool) -> list[Callback]:
     callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks] if callbacks else []
     if wanted and not any(isinstance(callback, ProgressBar) for callback in callbacks):
-        callbacks.append(RichProgressBar())
+        callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))  # the table alone goes to stdout
     return callbacks
+
+
+def _constructor_error(error: Exception) -> UserError:
+    """The user's mistake that the error comes from, or a line that says what it is and where."""
+    *_, root = causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, UserError):
+            return cause
+    place = traceback.extract_tb(root.__traceback__)[-1]
+    reason = f"{type(root).__name__}: {root}"
+    return UserError(f"a class of the config cannot be built: {reason} ({place.filename}:{place.lineno})")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def _options() -> list[str]:

@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +15,7 @@ from tokenlab.errors import UserError
 from tokenlab.models.families import FAMILIES, Family, MediaSpec
 from tokenlab.models.families.support import missing_reason, support_note, why_unsupported
 from tokenlab.models.vision.auxiliary import KINDS
+from tokenlab.report.console import Terminal
 from tokenlab.schema.arguments import hints, suggest
 from tokenlab.tokens import Evidence
 
@@ -51,7 +51,7 @@ LEGEND = (
 
 def show(argv: list[str]) -> int:
     """Prints the table of all families, or the page of one."""
-    console = Console(highlight=False)
+    console = Terminal()
     if {"-h", "--help"} & set(argv):
         print(HELP)
     elif not argv:

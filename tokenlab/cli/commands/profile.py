@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tokenlab.cli.commands.options import Parser, known_checkpoint, resolution, whole_number, writable
 from tokenlab.errors import UserError
 from tokenlab.models.costs.configs import SHIPPED
+from tokenlab.report.console import Terminal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,17 +49,15 @@ def show(argv: list[str]) -> int:
     pipelines = _pipelines(arguments.pipeline)
     target = writable(arguments.json)
 
-    from rich.console import Console
-
     from tokenlab.models.costs.flops import ModelCosts
     from tokenlab.models.costs.profile import Query, profile, read_config
 
     query = Query(arguments.frames, arguments.resolution, arguments.text_tokens, arguments.new_tokens)
     costs = ModelCosts(read_config(known_checkpoint(arguments.checkpoint)))
     result = profile(costs, pipelines, query, arguments.dtype)
-    console = Console(highlight=False)
+    console = Terminal()
     if not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH)
+        console = Terminal(width=WIDTH)
     for line in _headline(arguments.checkpoint, result):
         console.print(line, style="bold", markup=False)
     console.print(_table(result))

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from pathlib import Path
+from signal import SIGTERM
 
 import yaml
 
 from tokenlab.cli.config.expand import expand, read
+from tokenlab.errors import UserError
 
 
 def run(command: str, argv: list[str]) -> int:
-    """Runs one of Lightning's commands; 3 if some samples failed, else 0."""
+    """Runs one of Lightning's commands; 3 if some samples failed, 143 if it was told to end, else 0."""
     names, configs, rest = read(argv)
     wants_help = {"-h", "--help"} & set(rest)
     config = {} if wants_help else expand(configs)
     _silence_libraries()
+
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     from tokenlab.cli.commands.lightning_cli import EvaluationCLI, check_settings
 
@@ -24,9 +30,14 @@ def run(command: str, argv: list[str]) -> int:
     arguments = [] if wants_help else [f"--config={yaml.safe_dump(config, sort_keys=False)}"]
     try:
         cli = EvaluationCLI("+".join(Path(name).stem for name in names) or "run", [command, *arguments, *rest])
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {error}") from error
     except SystemExit as exit_:
         if isinstance(exit_.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit(1)
             raise KeyboardInterrupt from None
+        if isinstance(exit_, SIGTERMException):  # it carries no code
+            print("tokenlab: terminated", file=sys.stderr)
+            return 128 + SIGTERM
         return int(exit_.code or 0)
     return 3 if cli.model.num_failed else 0
 
