@@ -5,7 +5,6 @@ Every module of `methods/` is imported at the end, and then whatever other packa
 """
 
 from importlib import import_module
-from importlib.metadata import entry_points
 from pkgutil import iter_modules
 
 from tokenlab.compressors import methods
@@ -53,6 +52,7 @@ from tokenlab.functional import (
     top_per_frame,
 )
 from tokenlab.reduction import Reduction
+from tokenlab.schema.plugins import load_plugins
 from tokenlab.tokens import Evidence, VisualTokens
 
 __all__ = [
@@ -105,5 +105,4 @@ __all__ = [
 
 for _module in iter_modules(methods.__path__):
     import_module(f"{methods.__name__}.{_module.name}")
-for _plugin in entry_points(group="tokenlab.compressors"):
-    _plugin.load()
+load_plugins("tokenlab.compressors", REGISTRY)

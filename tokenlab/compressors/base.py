@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from tokenlab.errors import UserError
+from tokenlab.schema.plugins import register
 from tokenlab.tokens import Evidence
 
 State = Any
@@ -57,10 +59,12 @@ class TokenCompressor(ABC):
         super().__init_subclass__(**kwargs)
         if name is None:
             return
-        if name in REGISTRY and REGISTRY[name].__qualname__ != cls.__qualname__:
-            raise TypeError(f"two compressors are called {name!r}: {REGISTRY[name]} and {cls}")
+        if not hasattr(cls, "stage"):
+            raise UserError(
+                f"compressor {name!r} ({cls.__qualname__}) is of no stage: inherit one, such as GridReduction"
+            )
         cls.name = name
-        REGISTRY[name] = cls
+        register(REGISTRY, "compressor", name, cls)
 
     def __post_init__(self) -> None:
         """Refuses an impossible budget."""

@@ -27,6 +27,7 @@ from tokenlab.data.media.image import MAX_IMAGE_PIXELS, read_image
 from tokenlab.data.media.video import Sampling, decode
 from tokenlab.data.samples import Clip, Frames, Sample
 from tokenlab.errors import UserError
+from tokenlab.schema.plugins import register
 
 Split = Literal["validation", "test", "predict"]
 
@@ -112,10 +113,8 @@ class QuestionData(LightningDataModule, ABC):
         super().__init_subclass__(**kwargs)
         if name is None:
             return
-        if name in DATASETS and DATASETS[name].__qualname__ != cls.__qualname__:
-            raise TypeError(f"two datasets are called {name!r}: {DATASETS[name]} and {cls}")
         cls.name = name
-        DATASETS[name] = cls
+        register(DATASETS, "dataset", name, cls)
 
     def __init__(
         self,

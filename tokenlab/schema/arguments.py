@@ -30,8 +30,12 @@ def import_class(key: str, path: Any, base: type) -> type:
     module, _, name = str(path).rpartition(".")
     try:
         cls = getattr(importlib.import_module(module), name)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{key}: class_path {path!r} cannot be imported: {error}") from None
+    except Exception as error:  # whatever somebody else's module raises
+        raise UserError(f"{key}: class_path {path!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise UserError(f"{key}: class_path {path!r} is not a {base.__name__}")
     if inspect.isabstract(cls) or cls is base:
@@ -128,6 +132,8 @@ def describe(hint: Any) -> str:
         return " or ".join(describe(option) for option in typing.get_args(hint))
     if origin is Literal:
         return " or ".join(map(repr, typing.get_args(hint)))
+    if hint is Any:
+        return "anything"
     words = {float: "a number", int: "a whole number", str: "text", bool: "true or false", type(None): "null"}
     if hint in words:
         return words[hint]

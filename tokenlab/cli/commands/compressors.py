@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -63,7 +64,7 @@ def _print_page(console: Console, cls: type[TokenCompressor]) -> None:
         console.print(Text(f"\nPaper: {cls.paper}"))
     table = Table("parameter", "default", "may be", box=None, pad_edge=False)
     for name in parameters(cls):
-        table.add_row(name, _default(cls, name), Text(describe(hints(cls)[name])))
+        table.add_row(name, _default(cls, name), Text(describe(hints(cls).get(name, Any))))
     console.print(Text("\nParameters"))
     console.print(table)
     console.print(Text(f"\nIn a config\n  pipelines:\n    my_arm: [{{{cls.name}: {{retention_ratio: 0.25}}}}]"))

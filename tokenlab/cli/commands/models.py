@@ -103,7 +103,12 @@ def compressors_table(family: Family) -> Table:
     """Every compressor, and why it cannot run where it cannot, or in what it differs from its authors'."""
     table = Table("compressor", "runs", "why not, or how", box=None, pad_edge=False)
     for name, method in sorted(REGISTRY.items()):
-        for parameters, variant in variants(method).items():
+        try:
+            found = variants(method)
+        except Exception as error:  # another package's, which may ask for more than a budget
+            table.add_row(Text(name), "?", f"cannot be built from a budget alone: {error}")
+            continue
+        for parameters, variant in found.items():
             reason = why_unsupported(family, variant)
             table.add_row(
                 Text(f"{name} {parameters}".strip()), NO if reason else YES, reason or support_note(family, variant)
