@@ -15,8 +15,10 @@ from lightning import Trainer
 from tokenlab.cli import main
 from tokenlab.compressors import REGISTRY
 from tokenlab.data.benchmarks.jsonl import Jsonl
+from tokenlab.data.samples import Sample
 from tokenlab.errors import UserError
-from tokenlab.evaluation import Evaluation
+from tokenlab.evaluation import Evaluation, is_right
+from tokenlab.metrics.choices import read_choice
 from tokenlab.metrics.record import Record
 from tokenlab.metrics.summary import read_records
 from tokenlab.models.settings import MLLM
@@ -272,6 +274,34 @@ def test_chance_without_training(checkpoints):
     with torch.no_grad():
         model.lm_head.weight.add_(1e-3)
     assert weights_fingerprint(model) != before
+
+
+@pytest.mark.parametrize(
+    ("answers", "options", "text", "right"),
+    [
+        (("red", "crimson"), (), "Crimson.", True),
+        (("red", "crimson"), (), "blue", False),
+        ((), (), "red", None),
+        (("B",), ("cat", "dog"), "(B) dog", True),
+        (("B",), ("cat", "dog"), "a cat", False),
+        (("B",), ("cat", "dog"), "I do not know", False),
+        (("A", "B"), ("cat", "dog", "bird"), "the dog", True),
+        ((), ("cat", "dog"), "B", None),
+    ],
+)
+def test_what_is_right(answers, options, text, right):
+    choice = read_choice(text, options) if options else None
+    assert is_right(text, choice, Sample("0", "0", "?", answers, options=options)) is right
+
+
+def test_records_keep_what_is_needed_to_judge_again(checkpoints, videos, tmp_path):
+    row = {"video": "good0.mp4", "question": "what ?", "options": ["red", "blue"], "answer": "blue"}
+    (videos / "options.jsonl").write_text(json.dumps(row))
+    (record,) = evaluate(checkpoints["llava"], videos, tmp_path / "run", {"full": ()}, questions="options")
+    assert (record.expected, record.options) == (["B"], ["red", "blue"])
+    assert record.choice == read_choice(record.answer, record.options)
+    assert record.correct == (record.choice == "B")
+    assert record.question.endswith("B. blue\nAnswer with the option's letter from the given choices directly.")
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])

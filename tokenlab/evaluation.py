@@ -13,9 +13,10 @@ from lightning.pytorch.plugins import Precision
 from tokenlab.compressors import Pipeline, TokenCompressor
 from tokenlab.compressors.pipeline import fingerprint
 from tokenlab.data.module import SPLITS, ClipEntry
-from tokenlab.data.samples import Clip
+from tokenlab.data.samples import Clip, Sample
 from tokenlab.errors import UserError
 from tokenlab.metrics.answers import exact_match
+from tokenlab.metrics.choices import read_choice
 from tokenlab.metrics.record import Milliseconds, Record
 from tokenlab.models.checkpoint import check_settings, load_config, weights_fingerprint
 from tokenlab.models.costs.flops import ModelCosts
@@ -104,16 +105,19 @@ class Evaluation(LightningModule):
             "arm_hash": arm.hash,
             "type": sample.type,
             "question": sample.question,
-            "expected": sample.answer,
+            "expected": list(sample.answers),
+            "options": list(sample.options),
             "positions": [compressor.positions for compressor in arm.pipeline.active],
         }
         if answer.trace is None:
-            wrong = None if sample.answer is None else False
+            wrong = False if sample.answers else None
             return Record(**about, status="failed", error=answer.error, correct=wrong)
+        choice = read_choice(answer.text, sample.options) if sample.options else None
         return Record(
             **about,
             answer=answer.text,
-            correct=None if sample.answer is None else exact_match(answer.text, sample.answer),
+            choice=choice,
+            correct=is_right(answer.text, choice, sample),
             **token_counts(answer.trace),
             flops=price(answer.trace, self.costs),
             milliseconds=Milliseconds(
@@ -181,6 +185,15 @@ def check_trainer(trainer: Trainer) -> None:
             f"trainer.precision is {plugin.precision!r} ({type(plugin).__name__}), but the precision of a frozen model "
             "is model.mllm.dtype: leave trainer.precision out"
         )
+
+
+def is_right(text: str, choice: str | None, sample: Sample) -> bool | None:
+    """Whether an answer is one of those accepted: by its letter where there are options; None where none is known."""
+    if not sample.answers:
+        return None
+    if sample.options:
+        return choice in sample.answers
+    return any(exact_match(text, accepted) for accepted in sample.answers)
 
 
 def token_counts(trace: Trace) -> dict[str, Any]:

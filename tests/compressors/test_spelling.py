@@ -208,3 +208,13 @@ def test_an_arm_of_a_config_is_a_pipeline(tmp_path):
         Pipeline.from_config(path, arm="topic@0.3")
     with pytest.raises(UserError, match="there is no file"):
         Pipeline.from_config(tmp_path / "other.yaml", arm="full")
+
+
+@pytest.mark.parametrize("steps", ["random@0.5", {"random": {"retention_ratio": 0.5}}])
+def test_a_single_compressor_stands_for_itself(steps):
+    assert expand_pipelines({"a": steps}) == expand_pipelines({"a": [steps]})
+
+
+def test_a_single_class_path_stands_for_itself():
+    step = {"class_path": TOPIC, "init_args": KEEP}
+    assert expand_pipelines({"a": step}) == expand_pipelines({"a": [step]})

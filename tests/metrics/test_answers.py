@@ -134,3 +134,24 @@ def test_exact_match_forgives_case_white_space_and_one_full_stop():
     assert not exact_match("a red circle", "the red circle")
     assert not exact_match("red!", "red")
     assert not exact_match("red..", "red")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("café", "cafe\u0301"),
+        ("CAFÉ", "cafe\u0301"),
+        ("가", "\u1100\u1161"),
+        ("re\u200bd", "red"),
+        ("\ufeffred", "red"),
+    ],
+)
+def test_two_spellings_of_one_string_are_equal(one, other):
+    assert one != other
+    assert exact_match(one, other)
+    assert not exact_match(one, other + "s")
+
+
+def test_letters_that_only_look_alike_are_not_equal():
+    assert not exact_match("cafe", "café")
+    assert not exact_match("\u0430", "a")  # Cyrillic

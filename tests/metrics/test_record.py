@@ -12,7 +12,8 @@ counts = st.integers(0, 2**62)
 times = st.floats(0, 1e9)
 fields = {
     **{name: st.text() for name in ("uid", "cluster", "arm", "arm_hash", "type", "question")},
-    **{name: st.none() | st.text() for name in ("expected", "error", "answer")},
+    **{name: st.none() | st.text() for name in ("error", "answer", "choice")},
+    **{name: st.lists(st.text()) for name in ("expected", "options")},
     "status": st.sampled_from(["ok", "failed"]),
     "correct": st.none() | st.booleans(),
     "visual_tokens_out": counts,

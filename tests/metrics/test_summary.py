@@ -25,7 +25,7 @@ def record(uid, arm, answer="red", **fields):
         "milliseconds": Milliseconds(10.0, 0.0 if arm == "full" else 1.0, 40.0 * share, 5.0),
     }
     fields = {"correct": answer == "red", **defaults, **fields}
-    return Record(str(uid), arm=arm, arm_hash=arm, question="?", expected="red", answer=answer, **fields)
+    return Record(str(uid), arm=arm, arm_hash=arm, question="?", expected=["red"], answer=answer, **fields)
 
 
 def failed(uid, arm):
@@ -93,7 +93,7 @@ def test_failures_of_full_are_no_reference():
 
 
 def test_without_full_without_expected_answers_and_with_nothing_but_failures():
-    row = summarise([replace(record(0, "half", "?"), expected=None, correct=None)]).arms[0]
+    row = summarise([replace(record(0, "half", "?"), expected=[], correct=None)]).arms[0]
     assert row.against_full is None
     assert row.accuracy is None
     assert row.mean_over_types is None

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "
 
 
 def record(uid, arm="full"):
-    question = (str(uid), "v", arm, arm, "", "?", "yes")
+    question = (str(uid), "v", arm, arm, "", "?", ["yes"])
     return Record(*question, correct=uid % 2 == 0, flops=Flops(tower=1000), milliseconds=Milliseconds(encode=250.0))
 
 

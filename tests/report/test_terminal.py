@@ -25,7 +25,7 @@ def records(arms, types=("color", "direction of motion"), questions=12):
                 arm_hash=arm,
                 type=types[index % len(types)],
                 question="?",
-                expected="red",
+                expected=["red"],
                 status="failed" if (index, place) == (0, 1) else "ok",
                 answer="red",
                 correct=(index + place) % 5 > 0,
@@ -88,7 +88,7 @@ def test_an_interrupted_run_says_so_first():
 
 
 def test_what_is_not_known_is_a_dash():
-    text = shown(summarise([Record("q", "v", "random", "h", "", "?", None)]), 100)
+    text = shown(summarise([Record("q", "v", "random", "h", "", "?", [])]), 100)
     row = next(line for line in text.splitlines() if line.startswith("random")).split()
     assert row == ["random", "0", "100.0", "-", "-", "0", "-", "0", "-"]
     assert "No arm is named full" in text

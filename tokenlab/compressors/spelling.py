@@ -95,6 +95,8 @@ def _steps(arm: object, steps: Any) -> list[tuple[str, type[TokenCompressor], di
     """Each step's key, class and arguments, from any of the spellings of a step."""
     if not isinstance(arm, str) or not arm:
         raise UserError(f"model.pipelines: an arm's name is text, got {arm!r}; put it in quotes")
+    if isinstance(steps, (str, dict)):  # a single compressor
+        steps = [steps]
     if not isinstance(steps, list):
         raise UserError(
             f"model.pipelines.{arm}: an arm is a list of compressors, such as [{_example()}], got {steps!r}"

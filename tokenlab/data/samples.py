@@ -16,18 +16,21 @@ class Sample:
         uid: Unique in the benchmark, stable between runs.
         cluster: The video the question belongs to: questions of one video are not independent.
         question: As the benchmark words it.
-        answer: The expected answer; None where none is known (`tokenlab predict`).
+        answers: What is right, each of them; empty where nobody knows (`tokenlab predict`). Letters where there are
+            options.
         type: The benchmark's question type; the empty string where it has none.
         content: Text, and numbers of the clip's media (from 0), in the order of the prompt; None: all media, and then
             the question.
+        options: What there is to choose from, which the question ends with; empty for an open question.
     """
 
     uid: str
     cluster: str
     question: str
-    answer: str | None = None
+    answers: tuple[str, ...] = ()
     type: str = ""
     content: tuple[str | int, ...] | None = None
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

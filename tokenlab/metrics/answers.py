@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from unicodedata import normalize
 
 import torch
 from torch import Tensor
@@ -12,14 +13,21 @@ from torchmetrics.utilities import dim_zero_cat
 
 from tokenlab.statistics.intervals import LEVEL, clustered_interval
 
+INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))
+"""Zero-width space, word joiner and byte order mark; joiners that change how a word is written are none of them."""
+
 
 def exact_match(answer: str, expected: str) -> bool:
-    """Whether two answers are the same but for case, white space and one full stop at the end; nothing more."""
+    """Whether two answers are the same but for case, white space and one full stop at the end; nothing more.
+
+    Composed and decomposed spellings are one (Unicode, section 3.13, canonical caseless matching).
+    """
     return _normalise(answer) == _normalise(expected)
 
 
 def _normalise(text: str) -> str:
-    return " ".join(text.casefold().split()).removesuffix(".").rstrip()
+    text = normalize("NFD", normalize("NFD", text).casefold()).translate(INVISIBLE)
+    return " ".join(text.split()).removesuffix(".").rstrip()
 
 
 class ClusteredAccuracy(Metric):

@@ -46,7 +46,9 @@ class Record:
         uid: The sample; `cluster` is its video.
         arm: The arm's name; `arm_hash` a hash of everything that decides its answers.
         status: `failed` records carry `error`, count as wrong and are reported.
-        correct: None where no answer is expected.
+        expected: Each answer that is right; empty where nobody knows. Letters where there are options.
+        options: What there was to choose from; `choice` is the letter that the answer chooses, None for no choice.
+        correct: None where nobody knows what is right.
         positions: Position policy of each step of the pipeline, in order; empty for the untouched model.
         tokens_after: Visual tokens left after each step of the pipeline: `[["first", 256], ["second", 64]]`.
         prompt_tokens: Length of the sequence the untouched model would read.
@@ -62,10 +64,12 @@ class Record:
     arm_hash: str
     type: str
     question: str
-    expected: str | None
+    expected: list[str]
     status: Literal["ok", "failed"] = "ok"
     error: str | None = None
     answer: str | None = None
+    options: list[str] = field(default_factory=list)
+    choice: str | None = None
     correct: bool | None = None
     positions: list[str] = field(default_factory=list)
     visual_tokens_in: int = 0

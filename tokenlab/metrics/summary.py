@@ -218,7 +218,7 @@ def _arm_summary(records: list[Record], full: dict[str, Record] | None, level: f
 
 
 def _scored(record: Record) -> bool:
-    return record.expected is not None
+    return bool(record.expected)
 
 
 def _right(record: Record) -> bool:
@@ -301,7 +301,12 @@ def _compare(records: list[Record], full: dict[str, Record]) -> Comparison:
 
 
 def _same_answer(ours: Record, theirs: Record) -> bool:
-    return ours.status == "ok" and exact_match(ours.answer or "", theirs.answer or "")
+    """Whether two arms say the same: choose the same option, or else use the same words."""
+    if ours.status != "ok":
+        return False
+    if ours.choice is not None:
+        return ours.choice == theirs.choice
+    return exact_match(ours.answer or "", theirs.answer or "")
 
 
 def _ratio(numerator: float, denominator: float | None) -> float | None:

@@ -65,3 +65,17 @@ def test_removing_suggests_the_arm_that_was_meant():
 def test_overrides_nest():
     assert doctest.testmod(module).failed == 0
     assert override("data", "shapes") == {"data": "shapes"}
+
+
+def test_plus_appends_to_an_arm_of_an_earlier_config():
+    earlier = config({"full": [], "half": [{"random": 1}], "one": {"topic": 2}})
+    later = config({"full+": [{"text": 3}], "half+": {"text": 3}, "one+": "text@0.5"})
+    assert merge([earlier, later])["model"]["pipelines"] == {
+        "full": [{"text": 3}],
+        "half": [{"random": 1}, {"text": 3}],
+        "one": [{"topic": 2}, "text@0.5"],
+    }
+    with pytest.raises(
+        UserError, match=r"^model\.pipelines\.fall\+: appends to an arm 'fall', .*; did you mean 'full'"
+    ):
+        merge([earlier, config({"fall+": []})])

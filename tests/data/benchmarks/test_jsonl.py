@@ -1,4 +1,5 @@
 import json
+import re
 from contextlib import suppress
 
 import pytest
@@ -40,7 +41,7 @@ def test_rows_of_one_video_become_one_clip(write, tmp_path):
     assert (first.cluster, second.cluster) == ("b.mp4", "film")
     assert [sample.uid for sample in first.samples + second.samples] == ["b.mp4#0", "./b.mp4#1", "mine"]
     assert [sample.question for sample in first.samples] == ["first ?", "third ?"]
-    assert [sample.answer for sample in first.samples] == ["yes", None]
+    assert [sample.answers for sample in first.samples] == [("yes",), ()]
     assert [sample.type for sample in first.samples] == ["order", ""]
     assert {sample.cluster for sample in first.samples} == {"b.mp4"}
 
@@ -81,9 +82,27 @@ BAD_ROWS = [
     ({"video": "a.mp4"}, "'question' is missing"),
     ({"video": None, "question": "what ?"}, "'video' is missing"),
     ({"video": "a.mp4", "quesiton": "what ?"}, "unknown key 'quesiton': did you mean 'question'?"),
-    (_row(zzz=1), "unknown key 'zzz': choose from video, image, question, content, answer, uid, type, cluster"),
-    (_row(answer=4), "'answer' must be text in quotes, not 4"),
+    (
+        _row(zzz=1),
+        "unknown key 'zzz': choose from video, image, question, content, options, answer, uid, type, cluster",
+    ),
+    (_row(answer=True), "'answer' must be text or a number, not true"),
+    (_row(answer={}), "'answer' must be text or a number, not {}"),
+    (_row(answer=float("nan")), "'answer' must be text or a number, not NaN"),
+    (_row(answer=[]), "'answer' must be a list of texts, not []"),
+    (_row(answer=["yes", None]), "'answer' must be a list of texts"),
+    (_row(question=4), "'question' must be text in quotes, not 4"),
     (_row(video=["a.mp4"]), "'video' must be text in quotes"),
+    (_row(options="A"), "'options' must be a list of texts"),
+    (_row(options=3), "'options' must be a list of texts, not 3"),
+    (_row(options=["one"]), "'options' are 1, but must be from 2 to 26"),
+    (_row(options=["a", "b"], answer="c"), "answer 'c' is none of the options: give a letter (A to B)"),
+    (_row(options=["B", "A"], answer="A"), "answer 'A' may be option A or B: give its letter and its text"),
+    ('{"video": "a.mp4", "question": "?", "question": "!"}', "'question' is written twice in one object"),
+    ('{"content": [{"text": "a", "text": "b"}]}', "'text' is written twice in one object"),
+    ({"content": [{"type": "image", "url": "http://x/a.png"}]}, "part 1 of 'content' has a 'url': media are files"),
+    ({"content": [{"type": "sound", "sound": "a.wav"}]}, "part 1 of 'content' must be one of"),
+    ({"content": [{"type": "text"}]}, "part 1 of 'content' must be one of"),
     (_row("../a.mp4"), "video '../a.mp4' is not a file inside"),
     (_row("/a.mp4"), "video '/a.mp4' is not a file inside"),
     (_row(""), "video '' is not a file inside"),
@@ -102,7 +121,7 @@ BAD_ROWS = [
 @pytest.mark.parametrize(("row", "problem"), BAD_ROWS)
 def test_bad_row_is_one_line_with_its_place(write, row, problem):
     file = write(_row("ok.mp4", cluster="one"), "", row)
-    problem = problem if problem.startswith("not JSON") else "".join("\\" + c if c in "?.$" else c for c in problem)
+    problem = problem if problem.startswith("not JSON") else re.escape(problem)
     with pytest.raises(UserError, match=problem) as raised:
         _entries(file)
     assert str(raised.value).startswith(f"{file}:3: ")
@@ -167,3 +186,56 @@ def test_images_are_read_upright_and_in_colour(write, tmp_path):
     assert damaged.media is missing.media is None
     assert "b.png' cannot be read: it is damaged, or none of PNG" in damaged.error
     assert missing.error.endswith("c.png' does not exist")
+
+
+def test_numbers_are_answers_and_uids_as_they_are_written(write):
+    file = write('{"video": "a.mp4", "question": "how many ?", "answer": 1.50, "uid": 12345678901234567890, "type": 3}')
+    (entry,) = _entries(file)
+    (sample,) = entry.samples
+    assert (sample.answers, sample.uid, sample.type) == (("1.50",), "12345678901234567890", "3")
+    assert all(type(text) is str for text in (sample.uid, sample.type, *sample.answers))
+
+
+def test_uids_of_any_kind_come_once(write):
+    with pytest.raises(UserError, match="these come twice: '3'"):
+        _entries(write(_row(uid=3), _row("b.mp4", uid="3")))
+
+
+def test_several_answers_are_right_and_an_empty_one_is_unknown(write):
+    (entry,) = _entries(write(_row(answer=["red", "crimson", 3]), _row(answer=""), _row(answer=" ")))
+    assert [sample.answers for sample in entry.samples] == [("red", "crimson", "3"), (), ()]
+
+
+def test_options_end_the_prompt_and_answers_become_letters(write):
+    between = [{"text": "is"}, {"image": "a.png"}, {"text": "a cat ?"}]
+    file = write(
+        _row(options=["a cat", "a dog"], answer="a dog"),
+        _row(options=["A. a cat", "B. a dog"], answer="B"),
+        _row(options=["a cat", "a dog"], answer=["A", "a dog"]),
+        _row(options=[1, 2], answer=2),
+        _row(options=["a cat", "a dog"]),
+        {"content": between, "options": ["yes", "no"], "answer": "no"},
+        {"content": between[:2], "options": ["yes", "no"]},
+    )
+    video, image = _entries(file)
+    end = "Answer with the option's letter from the given choices directly."
+    assert [sample.answers for sample in video.samples] == [("B",), ("B",), ("A", "B"), ("B",), ()]
+    assert video.samples[0].question == video.samples[1].question == f"what ?\nA. a cat\nB. a dog\n{end}"
+    assert video.samples[0].options == video.samples[1].options == ("a cat", "a dog")
+    assert [sample.content for sample in image.samples] == [
+        ("is", 0, f"a cat ?\nA. yes\nB. no\n{end}"),
+        ("is", 0, f"A. yes\nB. no\n{end}"),
+    ]
+    assert image.samples[0].answers == ("B",)
+
+
+def test_parts_written_as_in_chat_messages(write, tmp_path):
+    plain = [{"image": "a.png"}, {"text": "what ?"}, {"video": "b.mp4"}]
+    chat = [
+        {"type": "image", "image": "a.png"},
+        {"type": "text", "text": "what ?"},
+        {"type": "video", "path": "b.mp4"},
+    ]
+    (entry,) = _entries(write({"content": plain}, {"content": chat}))
+    one, other = entry.samples
+    assert one.content == other.content == (0, "what ?", 1)

@@ -18,7 +18,7 @@ def test_every_type_has_an_equal_share(folder):
     shares = Counter(sample.type for entry in entries for sample in entry.samples)
     assert shares == dict.fromkeys(TYPES, 6)
     assert {len(entry.samples) for entry in entries} == {3}
-    assert all(sample.answer and sample.cluster == entry.cluster for entry in entries for sample in entry.samples)
+    assert all(sample.answers and sample.cluster == entry.cluster for entry in entries for sample in entry.samples)
 
 
 def test_uids_are_stable_and_mean_one_question(folder):

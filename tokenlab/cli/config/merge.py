@@ -12,10 +12,10 @@ from tokenlab.schema.arguments import suggest
 def merge(configs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """One config of several, the strongest last: mappings are merged, anything else is replaced.
 
-    Arms are replaced whole, and `ARM: null` removes one.
+    Arms are replaced whole, `ARM: null` removes one, and `ARM+: STEPS` appends to one.
 
     Raises:
-        UserError: If an arm is removed that no earlier config has.
+        UserError: If an arm is removed or appended to that no earlier config has.
     """
     merged: dict[str, Any] = {}
     for config in configs:
@@ -60,10 +60,19 @@ def _arms(config: Mapping[str, Any]) -> Any:
 
 def _merge_arms(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
     """A replaced arm stays where it was, a new one comes last."""
+    merged = dict(earlier)
     for arm, steps in later.items():
-        if steps is None and arm not in earlier:
+        known, appends = str(arm).removesuffix("+"), str(arm).endswith("+")
+        if (appends or steps is None) and known not in earlier:
+            does = f"appends to an arm {known!r}" if appends else "null removes an arm"
             raise UserError(
-                f"model.pipelines.{arm}: null removes an arm, but no earlier config has this one"
-                f"{suggest(arm, earlier)} ([] is the untouched model)"
+                f"model.pipelines.{arm}: {does}, but no earlier config has this one{suggest(known, earlier)} "
+                "([] is the untouched model)"
             )
-    return {arm: steps for arm, steps in {**earlier, **later}.items() if steps is not None}
+        merged[known if appends else arm] = [*listed(merged[known]), *listed(steps)] if appends else steps
+    return {arm: steps for arm, steps in merged.items() if steps is not None}
+
+
+def listed(steps: Any) -> list[Any]:
+    """Steps as a list: a single compressor may stand for itself."""
+    return steps if isinstance(steps, list) else [] if steps is None else [steps]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,20 +11,27 @@ from typing import Any
 
 from tokenlab.data.media.files import MediaError, confine
 from tokenlab.data.module import ClipEntry, MediaFile, QuestionData, Split
+from tokenlab.data.options import MOST_OPTIONS, letter_of, plain_options, write_options
 from tokenlab.data.samples import Sample
 from tokenlab.errors import UserError
 
 KINDS = ("video", "image")
-KEYS = (*KINDS, "question", "content", "answer", "uid", "type", "cluster")
+KEYS = (*KINDS, "question", "content", "options", "answer", "uid", "type", "cluster")
+MAY_BE_NUMBERS = ("answer", "uid", "type", "cluster")
 Row = dict[str, Any]
+
+
+class Written(str):
+    """A number, as the file writes it."""
 
 
 class Jsonl(QuestionData, name="jsonl"):
     """Your own questions, one JSON object a line: `{"video": "a.mp4", "question": "...", "answer": "..."}`.
 
     `video` or `image` (a path inside `root`) and `question`; or, where there are several media or none, `content`: a
-    list of `{"image": ...}`, `{"video": ...}` and `{"text": ...}` in the order of the prompt. `answer`, `uid`, `type`
-    and `cluster` are optional. Every split asks all questions.
+    list of `{"image": ...}`, `{"video": ...}` and `{"text": ...}` in the order of the prompt. `answer` (one, or
+    a list of all that are right), `options` to choose from, `uid`, `type` and `cluster` are optional. Every split asks
+    all questions.
 
     Args:
         file: The JSON lines.
@@ -55,10 +63,14 @@ class Jsonl(QuestionData, name="jsonl"):
 
 
 def parts(row: Row) -> list[dict[str, str]]:
-    """The media and texts of a row, in the order of the prompt."""
-    if "content" in row:
-        return row["content"]
-    return [*({kind: row[kind]} for kind in KINDS if kind in row), {"text": row["question"]}]
+    """The media and texts of a row, in the order of the prompt, its options last."""
+    shown = row.get("content") or [*({kind: row[kind]} for kind in KINDS if kind in row), {"text": row["question"]}]
+    if "options" not in row:
+        return shown
+    *before, last = shown
+    if "text" in last:
+        return [*before, {"text": write_options(last["text"], row["options"])}]
+    return [*shown, {"text": write_options("", row["options"]).lstrip()}]
 
 
 def add_question(samples: list[Sample], row: Row, place: str) -> None:
@@ -70,18 +82,18 @@ def add_question(samples: list[Sample], row: Row, place: str) -> None:
     if together and cluster != samples[0].cluster:
         was = samples[0].cluster
         raise UserError(f"{place}: cluster {cluster!r} is {was!r} in an earlier question about {shown!r}")
-    uid = row.get("uid") or f"{shown}#{len(samples)}"
     texts = [part["text"] for part in parts(row) if "text" in part]
     numbers = iter(range(len(names)))
     content = tuple(part["text"] if "text" in part else next(numbers) for part in parts(row))
     samples.append(
         Sample(
-            uid,
+            row.get("uid") or f"{shown}#{len(samples)}",
             cluster,
             " ".join(text.strip() for text in texts),
-            row.get("answer"),
+            row.get("answer", ()),
             row.get("type", ""),
             content if "content" in row else None,
+            row.get("options", ()),
         )
     )
 
@@ -99,9 +111,16 @@ def read_rows(file: Path) -> Iterator[tuple[str, Row]]:
 
 
 def parse(line: bytes, place: str) -> Any:
-    """The JSON value of one line."""
+    """The JSON value of one line, its numbers as they are written."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> Row:
+        row = dict(pairs)
+        if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
+            raise UserError(f"{place}: {twice[0]!r} is written twice in one object")
+        return row
+
     try:
-        return json.loads(line.decode("utf-8"))
+        return json.loads(line.decode("utf-8"), object_pairs_hook=unique, parse_int=Written, parse_float=Written)
     except UnicodeDecodeError as error:
         raise UserError(f"{place}: not UTF-8 (byte {error.start + 1} of the line)") from error
     except json.JSONDecodeError as error:
@@ -111,7 +130,7 @@ def parse(line: bytes, place: str) -> Any:
 
 
 def check_row(row: Any, place: str) -> Row:
-    """The row by key, or a UserError that says what is wrong with it."""
+    """The row by key, each value in its one form, or a UserError that says what is wrong with it."""
     if not isinstance(row, dict):
         raise UserError(f'{place}: needs an object such as {{"video": "a.mp4", "question": "..."}}')
     for key in row:
@@ -121,12 +140,19 @@ def check_row(row: Any, place: str) -> Row:
             raise UserError(f"{place}: unknown key {key!r}: {hint}")
     row = {key: value for key, value in row.items() if value is not None}
     for key, value in row.items():
-        if key != "content" and not isinstance(value, str):
-            raise UserError(f"{place}: {key!r} must be text in quotes, not {json.dumps(value)[:40]}")
+        if key not in ("content", "options", "answer"):
+            check_text(key, value, place)
+            row[key] = str(value)
+    if "options" in row:
+        row["options"] = plain_options(check_list("options", row["options"], place))
+        if not 2 <= len(row["options"]) <= MOST_OPTIONS:
+            raise UserError(f"{place}: 'options' are {len(row['options'])}, but must be from 2 to {MOST_OPTIONS}")
+    if "answer" in row:
+        row["answer"] = check_answers(row["answer"], row.get("options"), place)
     if "content" in row:
         if extra := [key for key in ("question", *KINDS) if key in row]:
             raise UserError(f"{place}: 'content' says all that is shown and asked: leave out {extra[0]!r}")
-        check_content(row["content"], place)
+        row["content"] = check_content(row["content"], place)
         return row
     if "question" not in row:
         raise UserError(f"{place}: 'question' is missing")
@@ -138,15 +164,57 @@ def check_row(row: Any, place: str) -> Row:
     return row
 
 
-def check_content(content: Any, place: str) -> None:
-    """Raises UserError for anything but a list of media and texts."""
-    kinds = (*KINDS, "text")
+def check_text(key: str, value: Any, place: str) -> None:
+    """Raises UserError for what is no text, nor a number where that will do."""
+    if not isinstance(value, str) or (isinstance(value, Written) and key not in MAY_BE_NUMBERS):
+        also = " or a number" if key in MAY_BE_NUMBERS else " in quotes"
+        shown = value if isinstance(value, Written) else json.dumps(value)[:40]
+        raise UserError(f"{place}: {key!r} must be text{also}, not {shown}")
+
+
+def check_list(key: str, values: Any, place: str) -> tuple[str, ...]:
+    """A list of texts and numbers, as texts; raises UserError for anything else."""
+    if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
+        shown = values if isinstance(values, Written) else json.dumps(values)[:40]
+        raise UserError(f"{place}: {key!r} must be a list of texts, not {shown}")
+    return tuple(map(str, values))
+
+
+def check_answers(answer: Any, options: tuple[str, ...] | None, place: str) -> tuple[str, ...]:
+    """All answers that are right, by their letters where there are options; an empty one says that nobody knows."""
+    if isinstance(answer, list):
+        answers = check_list("answer", answer, place)
+    else:
+        check_text("answer", answer, place)
+        answers = (str(answer),) if answer.strip() else ()
+    if options is None:
+        return answers
+    try:
+        return tuple(dict.fromkeys(letter_of(each, options) for each in answers))
+    except ValueError as error:
+        raise UserError(f"{place}: {error}") from None
+
+
+def check_content(content: Any, place: str) -> list[dict[str, str]]:
+    """Media and texts, each `{kind: value}`; raises UserError for anything but a list of them.
+
+    A part may also be written as in chat messages of transformers: `{"type": "image", "image": "a.png"}`, or `path`.
+    """
     if not isinstance(content, list) or not content:
         raise UserError(f'{place}: \'content\' must be a list such as [{{"image": "a.png"}}, {{"text": "..."}}]')
-    for number, part in enumerate(content, start=1):
-        good = isinstance(part, dict) and len(part) == 1 and next(iter(part)) in kinds
-        if not good or not isinstance(next(iter(part.values())), str):
-            raise UserError(
-                f"{place}: part {number} of 'content' must be one of {', '.join(kinds)} with a text, not "
-                f"{json.dumps(part)[:40]}"
-            )
+    return [_check_part(part, f"{place}: part {number} of 'content'") for number, part in enumerate(content, start=1)]
+
+
+def _check_part(part: Any, place: str) -> dict[str, str]:
+    kinds = (*KINDS, "text")
+    if isinstance(part, dict) and "type" in part:
+        kind, rest = part["type"], {key: value for key, value in part.items() if key != "type"}
+        if kind in KINDS and list(rest) == ["url"]:
+            raise UserError(f"{place} has a 'url': media are files inside data.root; download it, and give its 'path'")
+        part = {kind: rest["path"]} if kind in KINDS and list(rest) == ["path"] else rest if kind in rest else part
+    good = isinstance(part, dict) and len(part) == 1 and next(iter(part)) in kinds
+    value = next(iter(part.values())) if good else None
+    if not isinstance(value, str) or isinstance(value, Written):
+        shown = part if isinstance(part, Written) else json.dumps(part)[:40]
+        raise UserError(f"{place} must be one of {', '.join(kinds)} with a text, not {shown}")
+    return part

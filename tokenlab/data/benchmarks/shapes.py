@@ -55,7 +55,7 @@ class Shapes(QuestionData, name="shapes"):
             cluster = f"shapes/{split}/{number:06d}"
             legal = possible_questions(scene)
             # Numbered among all that could be asked: a uid means one question, whatever the size of the sample.
-            samples = [Sample(f"{cluster}/{legal.index(q)}", cluster, q.text, q.answer, q.type) for q in questions]
+            samples = [Sample(f"{cluster}/{legal.index(q)}", cluster, q.text, (q.answer,), q.type) for q in questions]
             entries.append(ClipEntry((MediaFile(path),), cluster, tuple(samples)))
         return entries
 
