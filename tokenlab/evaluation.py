@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.plugins import Precision
 
@@ -20,6 +22,7 @@ from tokenlab.metrics.choices import read_choice
 from tokenlab.metrics.record import Milliseconds, Record
 from tokenlab.models.checkpoint import check_settings, load_config, weights_fingerprint
 from tokenlab.models.costs.flops import ModelCosts
+from tokenlab.models.costs.memory import MemoryNeed, free_memory, needed_memory
 from tokenlab.models.costs.price import price
 from tokenlab.models.encode_cache import EncodeCache
 from tokenlab.models.families import family_of
@@ -60,14 +63,14 @@ class Evaluation(LightningModule):
         self.pipelines = {arm: Pipeline(tuple(compressors)) for arm, compressors in pipelines.items()}
         self.needs = frozenset().union(*(pipeline.needs() for pipeline in self.pipelines.values()))
         check_settings(mllm)
-        config = load_config(mllm)
-        family = family_of(config)
-        check_auxiliary(mllm, config, family)
-        check_pipelines(family, self.pipelines, mllm.auxiliary, mllm.attn_implementation, windows_of(config))
+        self.config = load_config(mllm)
+        family = family_of(self.config)
+        check_auxiliary(mllm, self.config, family)
+        check_pipelines(family, self.pipelines, mllm.auxiliary, mllm.attn_implementation, windows_of(self.config))
         self.num_failed = self.tokens_read = self.tokens_padded = 0
 
     def setup(self, stage: str) -> None:
-        """Loads the model, places it on the trainer's device, and prices it.
+        """Prices the model, says what memory it needs, loads it, and places it on the trainer's device.
 
         Raises:
             UserError: If the trainer or the checkpoint cannot be used, or no question would be asked.
@@ -75,9 +78,11 @@ class Evaluation(LightningModule):
         check_trainer(self.trainer)
         planned = self._entries_to_ask(stage)
         self.run_folder.questions_planned = sum(len(entry.samples) for entry in planned)
-        self.loaded = LoadedModel.load(self.settings, self.seed).to(self.trainer.strategy.root_device)
         auxiliary = {kind: load_config(self.settings, kind) for kind in self.settings.auxiliary}
-        self.costs = ModelCosts(self.loaded.config, self.loaded.family, auxiliary)
+        self.costs = ModelCosts(self.config, auxiliary=auxiliary)
+        device = self.trainer.strategy.root_device
+        print(self.needed_memory(planned, device).line(device, free_memory(device)), file=sys.stderr)
+        self.loaded = LoadedModel.load(self.settings, self.seed).to(device)
         self.arms = self._name_arms()
 
     def validation_step(self, batch: Sequence[Clip], _: int) -> None:
@@ -128,6 +133,18 @@ class Evaluation(LightningModule):
             ),
             peak_memory_bytes=answer.peak_memory_bytes,
         )
+
+    def needed_memory(self, entries: Sequence[ClipEntry], device: torch.device) -> MemoryNeed:
+        """What the untouched model needs for a batch of the longest prompts, frames at the model's own size."""
+        num_frames, shape = self._lightning.datamodule.num_frames, self.costs.vision.shape
+        reads_videos = self.costs.family.video is not None
+        shown = {tuple(file.is_image for file in entry.media) for entry in entries}
+        prompts = [
+            [shape(1 if is_image else num_frames, is_image=is_image) for is_image in media if is_image or reads_videos]
+            for media in shown
+        ]
+        longest = max(prompts, key=lambda media: sum(medium.num_tokens for medium in media))
+        return needed_memory(self.costs, self.settings, self.settings.prompts_at_once(device.type), longest)
 
     @property
     def run_folder(self) -> RunFolder:

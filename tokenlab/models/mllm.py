@@ -124,8 +124,7 @@ class LoadedModel:
     @property
     def batch_size(self) -> int:
         """Prompts that go through the LLM together."""
-        one_by_one = self.model.device.type == "cpu" or self.settings.quantization == "8bit"
-        return self.settings.batch_size or (1 if one_by_one else 8)
+        return self.settings.prompts_at_once(self.model.device.type)
 
     def encode(
         self,

@@ -37,6 +37,11 @@ class MLLM:
     trust_remote_code: bool = False
     auxiliary: dict[str, str] = field(default_factory=dict)
 
+    def prompts_at_once(self, device: str) -> int:
+        """Prompts that go through the LLM together on such a device: as set, or what serves it best."""
+        one_by_one = device == "cpu" or self.quantization == "8bit"
+        return self.batch_size or (1 if one_by_one else 8)
+
     @property
     def is_placed(self) -> bool:
         """Whether loading puts the weights where they stay, so that nobody may move them."""
