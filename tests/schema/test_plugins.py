@@ -9,7 +9,9 @@ import pytest
 
 import tokenlab
 from tokenlab.compressors import REGISTRY, GridReduction
+from tokenlab.compressors.spelling import expand_pipelines
 from tokenlab.errors import UserError
+from tokenlab.schema.plugins import load_plugins
 
 CHECKOUT = str(Path(tokenlab.__file__).parents[1])
 HEAD = """
@@ -38,7 +40,7 @@ BROKEN = {
     "has no stage": GOOD + METHOD.format(cls="Other", name="other").replace("(GridReduction", "(TokenCompressor"),
     "is no Python": "class:",
 }
-COMMANDS = [["compressors"], ["models"], ["models", "llava"], ["validate", "--config", "quickstart", "--print_config"]]
+COMMANDS = [["compressors"], ["models", "llava"], ["validate", "--config", "quickstart", "--print_config"]]
 
 
 def install(folder: Path, source: str, value: str = "their_methods") -> None:
@@ -57,10 +59,9 @@ def shell(folder: Path, *argv: str) -> subprocess.CompletedProcess:
 
 def test_a_plugin_is_one_of_the_compressors(tmp_path):
     install(tmp_path, GOOD)
-    for argv in (["compressors"], ["models", "llava"], ["compressors", "first"]):
-        run = shell(tmp_path, *argv)
-        assert (run.returncode, run.stderr) == (0, "")
-        assert "first" in run.stdout
+    run = shell(tmp_path, "compressors", "first")
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "first" in run.stdout
 
 
 @pytest.mark.parametrize("argv", COMMANDS, ids=" ".join)
@@ -73,35 +74,58 @@ def test_an_odd_plugin_breaks_no_command(tmp_path, argv):
         assert "cannot be built from a budget alone" in run.stdout
 
 
-@pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_plugin_is_skipped_whole_with_one_line(tmp_path, kind):
-    install(tmp_path, BROKEN[kind])
+def test_a_broken_plugin_breaks_no_command(tmp_path):
+    install(tmp_path, BROKEN["takes a built-in's name"])
     run = shell(tmp_path, "compressors")
     assert run.returncode == 0
     assert run.stderr.startswith("tokenlab: plug-in theirs (their_methods) of their-package is skipped: ")
     assert run.stderr.count("\n") == 1
-    assert "first" not in run.stdout  # what it defined before it broke is gone as well
     assert "random" in run.stdout
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch, caplog):
+    """Loads a plug-in into this process; what it says."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = dict(REGISTRY)
+
+    def load(source: str, **more) -> str:
+        install(tmp_path, source, **more)
+        load_plugins("tokenlab.compressors", REGISTRY)
+        return caplog.text
+
+    yield load
+    sys.modules.pop("their_methods", None)
+    REGISTRY.clear()
+    REGISTRY.update(before)
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_plugin_is_skipped_whole_with_one_line(load, kind):
+    before = dict(REGISTRY)
+    said = load(BROKEN[kind])
+    assert before == REGISTRY  # what it defined before it broke is gone as well
+    assert said.count("tokenlab: plug-in theirs (their_methods) of their-package is skipped: ") == 1
+    assert said.count("\n") == 1
     if "name" in kind:
-        assert "two compressors are called 'random': tokenlab's (" in run.stderr
-        assert "and their_methods's (their_methods." in run.stderr
+        assert "two compressors are called 'random': tokenlab's (" in said
+        assert "and their_methods's (their_methods." in said
 
 
-def test_a_plugin_that_is_not_there_is_skipped(tmp_path):
-    install(tmp_path, GOOD, value="their_methods:absent")
-    run = shell(tmp_path, "compressors")
-    assert (run.returncode, run.stderr.count("\n")) == (0, 1)
-    assert "is skipped: AttributeError" in run.stderr
+def test_a_plugin_that_is_not_there_is_skipped(load):
+    assert "is skipped: AttributeError" in load(GOOD, value="their_methods:absent")
 
 
-def test_a_class_path_that_cannot_be_had_is_one_line(tmp_path):
-    for number, source in enumerate([BROKEN["takes a built-in's name"], BROKEN["raises"]]):
-        (tmp_path / f"mine{number}.py").write_text(source)
-        step = f"--model.pipelines.mine=[{{class_path: mine{number}.Other, init_args: {{retention_ratio: 0.5}}}}]"
-        run = shell(tmp_path, "validate", "--config", "quickstart", step)
-        assert run.returncode == 2
-        assert run.stderr.startswith("tokenlab: error: model.pipelines.mine[0]: ")
-        assert run.stderr.count("\n") == 1
+@pytest.mark.parametrize("kind", ["takes a built-in's name", "raises"])
+def test_a_class_path_that_cannot_be_had_is_one_line(tmp_path, monkeypatch, kind):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "their_methods.py").write_text(BROKEN[kind])
+    step = {"class_path": "their_methods.Other", "init_args": {"retention_ratio": 0.5}}
+    with pytest.raises(UserError, match=r"^model\.pipelines\.mine\[0\]: ") as raised:
+        expand_pipelines({"mine": [step]})
+    assert "\n" not in str(raised.value)
+    sys.modules.pop("their_methods", None)
+    REGISTRY.pop("first", None)
 
 
 def test_a_built_in_s_name_is_refused_where_it_is_defined():

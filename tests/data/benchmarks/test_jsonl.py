@@ -1,6 +1,7 @@
 import json
 import re
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -143,6 +144,11 @@ def test_missing_file_and_duplicate_uid(write, tmp_path):
         _entries(str(tmp_path / "none.jsonl"))
     with pytest.raises(UserError, match="these come twice: 'x'"):
         _entries(write(_row(uid="x"), _row("b.mp4", uid="x")))
+
+
+def test_the_same_key_twice():
+    with pytest.raises(UserError, match=r"duplicate-keys\.jsonl:1: 'question' is written twice in one object$"):
+        _entries(str(Path(__file__).parent / "duplicate-keys.jsonl"))
 
 
 @given(st.binary(max_size=60) | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps))
