@@ -39,7 +39,7 @@ def answers(checkpoint: str, clips: list[Clip], pipeline: Pipeline, batch_size: 
 
 
 def accuracy(given: list) -> float:
-    right = [exact_match(answer.text, answer.sample.answer) for answer in given]
+    right = [exact_match(answer.text, *answer.sample.answers) for answer in given]
     return sum(right) / len(right)
 
 
