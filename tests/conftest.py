@@ -17,6 +17,12 @@ for _name, _method in list(REGISTRY.items()):
     if not _method.__module__.startswith("tokenlab."):  # another package's, whose tests are its own
         del REGISTRY[_name]
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds `--golden DIR`."""
+    parser.addoption("--golden", metavar="DIR", help="golden vectors for tests/test_golden.py, of the form of ours")
+
+
 settings.register_profile("everyday", max_examples=25, deadline=None)
 settings.register_profile("matrix", max_examples=200, deadline=None)  # pytest --hypothesis-profile=matrix
 settings.load_profile("everyday")

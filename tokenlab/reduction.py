@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 Combine = Literal["weights", "mean", "sum"]
 """How values of merged tokens become one: by the reduction's own weights, their mean, or their sum."""
@@ -155,9 +156,9 @@ class Reduction:
             weight = torch.ones_like(weight)
         elif combine == "mean":
             weight = 1.0 / self.lengths.repeat_interleave(self.lengths).float()
-        flat = values[self.member].float().reshape(self.member.shape[0], -1) * weight[:, None]
-        # segment_reduce adds a slot's members in order: the same bits on every run, which scatter_add does not promise
-        merged = torch.segment_reduce(flat, "sum", lengths=self.lengths, axis=0, initial=0.0)
+        # a bag adds a slot's members in order: the same bits on every run, which scatter_add does not promise
+        bags, starts = values.reshape(values.shape[0], -1).float(), self.lengths.cumsum(0) - self.lengths
+        merged = embedding_bag(self.member, bags, starts, mode="sum", per_sample_weights=weight)
         merged = merged.reshape(kept.shape).to(kept.dtype)
         is_merged = (self.lengths > 0).reshape(-1, *[1] * (kept.ndim - 1))
         return torch.where(is_merged, merged, kept)

@@ -13,14 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tokenlab.compressors import REGISTRY, TokenCompressor
-from tokenlab.compressors.base import seeded_generator
+from tokenlab.compressors.base import SampleNoise
 from tokenlab.compressors.evidence import (
     FrameScores,
     LastAttention,
-    QuestionEmbeddings,
     TokenEmbeddings,
-    TowerAttention,
-    TowerKeys,
 )
 from tokenlab.compressors.stages import (
     STAGES,
@@ -53,22 +50,20 @@ def make_view(method: TokenCompressor, grid=(6, 4, 5), seed: int = 0, uid: str =
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(*grid, 8, generator=generator)
     evidence = {}
+    sizes = {"n": values[..., 0].numel(), "t": grid[0], "q": 5, "d": values.shape[-1]}
     for need in sorted(method.needs(), key=repr):
-        match need:
-            case TowerAttention():
-                evidence[need] = torch.rand(values[..., 0].numel(), generator=generator)
-            case TokenEmbeddings():
-                evidence[need] = values.flatten(0, 2)
-            case TowerKeys():
-                evidence[need] = torch.randn(values[..., 0].numel(), 6, generator=generator)
-            case QuestionEmbeddings():
-                evidence[need] = torch.randn(5, 8, generator=generator)
-    return GridView(VisualTokens.from_grid(values, evidence), "what ?", seeded_generator(0, method.name, uid))
+        if set(need.axes.split()) <= sizes.keys():
+            evidence[need] = torch.rand([sizes[axis] for axis in need.axes.split()], generator=generator)
+        if need == TokenEmbeddings():
+            evidence[need] = values.flatten(0, 2)
+    return GridView(
+        VisualTokens.from_grid(values, evidence), "what ?", SampleNoise(0, uid).generator(0, 0, method.name)
+    )
 
 
 def build(name: str, ratio: float) -> TokenCompressor:
-    """A method at a ratio, or at the lowest it can reach."""
-    return REGISTRY[name](retention_ratio=max(ratio, REGISTRY[name].lowest_ratio))
+    """A method at a ratio, or what comes nearest to it."""
+    return REGISTRY[name].example(ratio)
 
 
 def decide(name: str, ratio: float, **kwargs) -> tuple[GridView, Reduction]:
@@ -103,18 +98,47 @@ def test_impossible_budgets_are_refused(name, ratio):
 
 
 @pytest.mark.parametrize("name", ON_GRID)
-@given(ratio=st.floats(0.02, 0.99), frames=st.integers(1, 7), rows=st.integers(1, 5), columns=st.integers(1, 5))
+@given(ratio=st.floats(0.02, 1.0), frames=st.integers(1, 7), rows=st.integers(1, 5), columns=st.integers(1, 5))
 @settings(suppress_health_check=[HealthCheck.too_slow])
-def test_respects_its_budget(name, ratio, frames, rows, columns):
-    """Whole frames or tokens of a frame, rounded; at least one of whatever is the unit, and what must stay whole."""
-    ratio = max(ratio, REGISTRY[name].lowest_ratio)
-    view, reduction = decide(name, ratio, grid=(frames, rows, columns))
-    per_frame = rows * columns
-    unit = per_frame if REGISTRY[name].leaves_full_grid else frames
-    total = frames if REGISTRY[name].leaves_full_grid else per_frame
-    whole = math.ceil(REGISTRY[name].lowest_ratio * frames) * per_frame
-    assert 1 <= reduction.num_outputs <= max(whole, unit * budget(ratio, total))
+def test_meets_its_budget(name, ratio, frames, rows, columns):
+    method = REGISTRY[name].example(ratio)
+    view = make_view(method, (frames, rows, columns))
+    reduction = method.reduce_grid(view).check()
     assert reduction.num_inputs == view.tokens.num_tokens
+    sizes = [rows * columns] * frames
+    assert (method.kept(sizes) is None) == (name in DATA_DECIDES and not method.is_off)
+    if (kept := method.kept(sizes)) is None:
+        assert abs(reduction.num_outputs - ratio * sum(sizes)) <= frames + DATA_DECIDES[name] * sum(sizes)
+    else:
+        assert reduction.num_outputs == kept
+
+
+DATA_DECIDES = {"vidcom2": 0.5}
+"""Methods whose count what they see decides, and by what share of all tokens it may be off where frames fill up."""
+
+SPATIAL = [name for name in ON_GRID if not REGISTRY[name].temporal]
+shapes = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=5)
+
+
+@pytest.mark.parametrize("name", SPATIAL)
+@given(ratio=st.floats(0.02, 1.0), shapes=shapes, seed=st.integers(0, 9))
+@settings(suppress_health_check=[HealthCheck.too_slow])
+def test_meets_its_budget_on_mosaics_and_ragged_grids(name, ratio, shapes, seed):
+    """Frames of several shapes; and of those some tokens, where the method does not need them all."""
+    method, generator = REGISTRY[name].example(ratio), torch.Generator().manual_seed(seed)
+    whole = make_view(method, (len(shapes), 5, 5), seed)
+    frame, row, column = whole.tokens.places.unbind(1)
+    rows, columns = torch.tensor(shapes)[frame].unbind(1)
+    left = (row < rows) & (column < columns)
+    if not method.needs_full_grid:
+        left &= torch.rand(len(left), generator=generator) < 0.7
+        left[(row == 0) & (column == 0)] = True
+    tokens = whole.tokens.reduce(Reduction.keep(left.nonzero()[:, 0], len(left)))
+    reduction = method.reduce_grid(dataclasses.replace(whole, tokens=tokens)).settle(method.order)
+    sizes = tokens.frame.unique(return_counts=True)[1].tolist()
+    assert reduction.num_outputs == method.kept(sizes)
+    if method.budget_unit == "frame":
+        assert tokens.reduce(reduction).frame.unique().tolist() == list(range(len(shapes)))
 
 
 @pytest.mark.parametrize("name", ON_GRID)
@@ -151,15 +175,27 @@ def test_runs_in_bfloat16_and_leaves_its_input_alone(name):
 
 
 @pytest.mark.parametrize("name", ON_FRAMES)
-@given(ratio=st.floats(0.02, 0.99), frames=st.integers(1, 40))
+@given(ratio=st.none() | st.floats(0.02, 0.99), frames=st.integers(1, 40))
 def test_frame_selection_prunes_in_time_order(name, ratio, frames):
-    method = REGISTRY[name](retention_ratio=ratio)
+    method = REGISTRY[name].example(ratio or 0.5)
+    if ratio is None and method.has_native_budget:
+        method = dataclasses.replace(method, retention_ratio=None)
     evidence = {need: torch.rand(frames) for need in method.needs() if isinstance(need, FrameScores)}
-    view = FrameView(frames, torch.arange(frames).double() / 4, "what ?", evidence, seeded_generator(0, name, "u"))
+    view = FrameView(
+        frames, torch.arange(frames).double() / 4, "what ?", evidence, SampleNoise(0, "u").generator(0, 0, name)
+    )
     reduction = method.select_frames(view).check()
     assert not reduction.merges
-    assert reduction.num_outputs == budget(ratio, frames)
+    assert 3 * reduction.num_outputs == method.kept([3] * frames)
     assert reduction.anchor.tolist() == sorted(reduction.anchor.tolist())
+
+
+@pytest.mark.parametrize(
+    ("total", "frames", "chosen"), [(10, 4, [0, 3, 6, 9]), (8, 3, [0, 3, 7]), (5, 9, [0, 1, 2, 3, 4])]
+)
+def test_uniform_shows_the_first_frame_and_the_last(total, frames, chosen):
+    view = FrameView(total, torch.arange(total).double(), "", {}, torch.Generator())
+    assert REGISTRY["uniform"](frames=frames).select_frames(view).anchor.tolist() == chosen
 
 
 def through_tower(method, frames=3, patches=20, protected=1, num_layers=8, dtype=torch.float32) -> list[Reduction]:
@@ -176,7 +212,7 @@ def through_tower(method, frames=3, patches=20, protected=1, num_layers=8, dtype
             size.to(dtype),
             protected + patches,
             protected,
-            seeded_generator(0, method.name, f"u/{layer}"),
+            SampleNoise(0, "u").generator(0, 0, f"layer {layer}"),
         )
         before = keys.clone()
         reduction, state = method.reduce_block(view, state)
@@ -228,7 +264,7 @@ def through_layers(method, grid=(4, 3, 4), num_layers=6, dtype=torch.float32) ->
             initial=initial,
             text_after=(length - after, length),
             evidence={need: scores for need in method.needs() if isinstance(need, LastAttention)},
-            generator=seeded_generator(0, method.name, f"u/{layer}"),
+            generator=SampleNoise(0, "u").generator(0, 0, f"layer {layer}"),
         )
         hidden = view.hidden.clone()
         reduction, state = method.reduce_layer(view, state)
@@ -262,7 +298,9 @@ def cached_steps(method, dtype=torch.float32) -> list[tuple[Reduction, ...]]:
         for layer in layers:
             scores = torch.rand(40 + step, generator=noise).to(dtype)
             evidence = {need: scores for need in method.needs() if isinstance(need, LastAttention)}
-            view = CacheView(layer, 6, step, torch.arange(4, 34), evidence, seeded_generator(0, method.name, "u"))
+            view = CacheView(
+                layer, 6, step, torch.arange(4, 34), evidence, SampleNoise(0, "u").generator(0, 0, f"step {step}")
+            )
             reduction, state = method.reduce_cache(view, state)
             assert reduction.check().num_inputs == 30
             assert not reduction.merges
@@ -294,15 +332,13 @@ def test_a_method_holds_no_state(name, run, dtype):
         assert torch.equal(first.weight, again.weight)
 
 
-def test_noise_depends_on_seed_method_and_sample_only():
-    def draw(*key):
-        return torch.rand(4, generator=seeded_generator(*key)).tolist()
+def test_every_decision_draws_its_own_noise():
+    def draw(seed=0, uid="a", place=0, medium=0, point="grid"):
+        return tuple(torch.rand(4, generator=SampleNoise(seed, uid).generator(place, medium, point)).tolist())
 
-    assert draw(0, "random", "a") == draw(0, "random", "a")
-    assert (
-        len({tuple(draw(*key)) for key in [(0, "random", "a"), (1, "random", "a"), (0, "b", "a"), (0, "random", "c")]})
-        == 4
-    )
+    others = [{"seed": 1}, {"uid": "b"}, {"place": 1}, {"medium": 1}, {"point": "layer 3, before_attention"}]
+    assert draw() == draw()
+    assert len({draw(), *(draw(**other) for other in others)}) == 6
 
 
 PACKAGE = Path(inspect.getfile(TokenCompressor)).parents[1]

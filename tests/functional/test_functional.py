@@ -2,7 +2,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenlab.functional import budget, coarse_grid, evenly_spaced, mean_segments, segment_starts, top_per_frame
+from tokenlab.functional import (
+    budget,
+    cells,
+    evenly_spaced,
+    frame_budgets,
+    mean_segments,
+    segment_starts,
+    top_per_frame,
+)
 
 
 @given(st.floats(0.001, 1), st.integers(1, 1000))
@@ -32,6 +40,7 @@ def test_top_per_frame_against_sorting(tokens, keep):
         members = [i for i in range(len(tokens)) if frame[i] == f]
         expected += sorted(members, key=lambda i: (-score[i].item(), i))[:keep]
     assert top_per_frame(score.float(), frame, keep).tolist() == sorted(expected)
+    assert top_per_frame(score.float(), frame, torch.full((9,), keep)).tolist() == sorted(expected)
 
 
 @given(st.lists(st.integers(0, 3), min_size=0, max_size=12), st.data())
@@ -56,13 +65,30 @@ def test_segments_become_their_means(frames, tokens, data):
             assert torch.equal(merged[k], values[start])
 
 
-@given(st.floats(0.01, 1), st.integers(1, 27), st.integers(1, 27))
-def test_coarse_grids_stay_in_budget(ratio, rows, columns):
-    height, width = coarse_grid(ratio, rows, columns)
-    assert 1 <= height <= rows
-    assert 1 <= width <= columns
-    assert height * width <= budget(ratio, rows * columns)
+@given(st.integers(1, 27), st.integers(1, 27), st.data())
+def test_cells_are_so_many_and_hold_every_token(rows, columns, data):
+    count = data.draw(st.integers(1, rows * columns))
+    label, middle = cells(count, rows, columns)
+    assert label.unique().tolist() == list(range(count))
+    assert label[middle].tolist() == list(range(count))
+    sizes = label.bincount()
+    strips = sorted({int(index) // columns for index in middle})
+    assert sizes.max() <= -(-rows // len(strips)) * -(-columns // (count // len(strips)))
 
 
-def test_coarse_grids_are_square_where_they_can_be():
-    assert [coarse_grid(1 / k**2, 24, 24) for k in (1, 2, 3, 4)] == [(24, 24), (12, 12), (8, 8), (6, 6)]
+def test_cells_are_squares_where_they_can_be():
+    for k in (1, 2, 3, 4):
+        label, middle = cells((24 // k) ** 2, 24, 24)
+        assert label.bincount().unique().tolist() == [k * k]
+        assert middle[0] == k // 2 * 25
+
+
+@given(st.floats(0.001, 1), st.lists(st.integers(1, 300), min_size=1, max_size=9))
+def test_frames_of_several_sizes_share_the_budget_of_the_medium(ratio, sizes):
+    counts = frame_budgets(ratio, sizes)
+    assert all(1 <= count <= size for count, size in zip(counts, sizes, strict=True))
+    if len(set(sizes)) == 1:
+        assert counts == [budget(ratio, sizes[0])] * len(sizes)
+    elif all(ratio * size >= 1 for size in sizes):
+        assert sum(counts) == budget(ratio, sum(sizes))
+        assert all(abs(count - ratio * size) < 1 for count, size in zip(counts, sizes, strict=True))

@@ -26,19 +26,15 @@ def folders(method: str) -> list[Path]:
     return found
 
 
+def read_case(path: Path) -> Case:
+    """One case."""
+    params = json.loads((path / "case.json").read_text())["params"]
+    return Case(params, load_file(path / "inputs.safetensors"), load_file(path / "outputs.safetensors"))
+
+
 def cases(method: str) -> list:
     """The cases as parameters of a test."""
-    return [
-        pytest.param(
-            Case(
-                json.loads((path / "case.json").read_text())["params"],
-                load_file(path / "inputs.safetensors"),
-                load_file(path / "outputs.safetensors"),
-            ),
-            id=path.name,
-        )
-        for path in folders(method)
-    ]
+    return [pytest.param(read_case(path), id=path.name) for path in folders(method)]
 
 
 def assert_features(ours: Tensor, theirs: Tensor) -> None:

@@ -24,6 +24,7 @@ SUBSET = (
     "grid, layers, cache",
     "tome",
     "tower, then grid",
+    "vanishing",
 )
 """The pipelines that are tried on every family; the others on one family a way of reading."""
 
@@ -93,6 +94,9 @@ PIPELINES = {
         ("fastv", {"retention_ratio": 0.7}),
         ("half_sight", {"retention_ratio": 0.5}),
     ),
+    "vanishing": (("vanishing", {"retention_ratio": 0.5}),),
+    "vanishing, separators kept": (("vanishing", {"retention_ratio": 0.5, "separators": "keep"}),),
+    "vanishing other positions": (("vanishing", {"retention_ratio": 0.5, "positions": "renumber"}),),
     "similarity separators kept": (("similarity", {"retention_ratio": 0.4, "separators": "keep"}),),
     "joint": (("similarity", {"retention_ratio": 0.5}), ("text", {"retention_ratio": 0.4})),
     "joint other": (("differential", {"retention_ratio": 0.5}), ("topic", {"retention_ratio": 0.3})),
@@ -120,8 +124,21 @@ class HalfSight(CacheReduction):
         return Reduction.keep(torch.arange(view.step % 2 if tokens > 1 else 0, tokens, 2), tokens), state
 
 
+@dataclass(frozen=True, kw_only=True)
+class Vanishing(LayerReduction):
+    """Drops every visual token at the entry of the second layer."""
+
+    name: ClassVar[str] = "vanishing"
+
+    def points(self, num_layers):
+        return [(1, "before_attention")]
+
+    def reduce_layer(self, view, state):
+        return Reduction.keep(view.visual[:0], view.visual.shape[0]), state
+
+
 def build(methods) -> Pipeline:
-    known = {**REGISTRY, HalfSight.name: HalfSight}
+    known = {**REGISTRY, HalfSight.name: HalfSight, Vanishing.name: Vanishing}
     return Pipeline(tuple(known[name](**arguments) for name, arguments in methods))
 
 

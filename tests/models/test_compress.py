@@ -1,7 +1,9 @@
 """The context manager on a model of one's own: the bench's answers, from the processor's output alone."""
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ import tokenlab
 from tests.models.harness import Harness
 from tests.models.pipelines import PIPELINES, build, possible
 from tests.models.prompts import FIRST, LOOKS, SMALL, WIDE, parts_of
-from tokenlab.compressors import REGISTRY, Pipeline
+from tokenlab.compressors import REGISTRY, GridReduction, Pipeline, Reduction, budget
 from tokenlab.data.samples import Clip, Sample
 from tokenlab.errors import UserError
 from tokenlab.models.compress import _check_pictures
@@ -142,12 +144,23 @@ def test_frames_are_one_video(media_harness):
     assert same == [ids]  # what stands between frames is left, for it may be anybody's words
 
 
+@dataclass(frozen=True, kw_only=True)
+class FirstTiles(GridReduction):
+    """Keeps the first frames, or tiles, whole."""
+
+    name: ClassVar[str] = "first_tiles"
+
+    def reduce_grid(self, view):
+        left = view.tokens.frame < budget(self.retention_ratio, view.tokens.grid[0])
+        return Reduction.keep(left.nonzero()[:, 0], view.tokens.num_tokens)
+
+
 @pytest.mark.parametrize("kept", [0.2, 0.5])
 def test_one_image_is_one_medium_however_many_tiles(media_harness, kept):
     """Whose tiles lose their tags, as in the bench, when they lose every token."""
     if media_harness.reference.kind not in IN_TILES:
         pytest.skip("it has no tiles that stand as frames")
-    parts, pipeline = [WIDE, "what is there ?"], Pipeline((REGISTRY["similarity"](retention_ratio=kept),))
+    parts, pipeline = [WIDE, "what is there ?"], Pipeline((FirstTiles(retention_ratio=kept),))
     inputs = media_harness.reference.inputs(*parts)
     ((ids,), (trace,)) = generate(media_harness, pipeline, inputs)
     assert ids == by_hand(media_harness, parts, pipeline)

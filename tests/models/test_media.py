@@ -7,6 +7,7 @@ from tests.models.prompts import LOOKS, SMALL, parts_of
 from tokenlab.compressors import Pipeline
 from tokenlab.data.samples import Clip, Sample
 from tokenlab.errors import SampleError
+from tokenlab.functional import frame_budgets
 from tokenlab.models.costs.counting import flop_counter
 from tokenlab.models.costs.flops import ModelCosts
 from tokenlab.models.costs.price import price
@@ -68,11 +69,14 @@ def test_flops_equal_the_counter(media_harness, name):
 def test_each_medium_has_its_own_budget(media_harness):
     encodings = EncodeCache(frozenset())
     for clip in media_harness.clips:
-        trace = media_harness.loaded.prepare(clip, clip.samples[0], LOOKS["random"], encodings).trace
+        loaded, pipeline = media_harness.loaded, LOOKS["random"]
+        trace = loaded.prepare(clip, clip.samples[0], pipeline, encodings).trace
         assert [step.medium for step in trace.reductions] == list(range(len(clip.media)))
         for step, medium in zip(trace.reductions, trace.media, strict=True):
-            assert step.reduction.num_inputs == medium.grid_tokens
-            assert 0.3 < step.reduction.num_outputs / medium.grid_tokens < 0.55
+            frames = encodings.encode(loaded, clip, step.medium, clip.media[step.medium], pipeline).tokens.frame
+            sizes = frames.unique(return_counts=True)[1].tolist()
+            assert step.reduction.num_inputs == medium.grid_tokens == sum(sizes)
+            assert step.reduction.num_outputs == sum(frame_budgets(0.4, sizes))
 
 
 def test_a_placeholder_without_its_medium(media_harness):

@@ -248,8 +248,13 @@ def test_impossible_queries():
     for resolution, reason in (((2, 2000), "200 to 1"), ((9000, 9000), "16,384")):
         with pytest.raises(UserError, match=reason):
             arms("qwen3-vl-8b", Query(resolution=resolution))
-    with pytest.raises(UserError, match="--pipeline pool: pool cannot act"):  # tiles of two shapes make no full grid
-        arms("llava-onevision-7b", Query(resolution=(384, 768)), pool=REGISTRY["pool"](retention_ratio=0.5))
+
+
+def test_an_image_and_its_mosaic_are_reduced_each_by_itself():
+    rows = arms("llava-onevision-7b", Query(resolution=(384, 768)), random=REGISTRY["random"](retention_ratio=0.5))
+    whole, mosaic, newlines = 27 * 27, 27 * 54, 27
+    assert rows["full"].visual_tokens == whole + mosaic + newlines
+    assert rows["random"].visual_tokens == (whole + mosaic + 1) // 2 + newlines
 
 
 def test_checkpoints_that_are_none(tmp_path):

@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.reference.families import Checkpoint
 from tests.reference.sequence import Token, cut, shrink
 from tokenlab.compressors import Pipeline
-from tokenlab.compressors.base import seeded_generator
+from tokenlab.compressors.base import SampleNoise
 from tokenlab.compressors.evidence import LastAttention
 from tokenlab.compressors.stages import CacheReduction, CacheView, LayerReduction, LayerView
 from tokenlab.reduction import Reduction
@@ -31,7 +31,7 @@ class Inside:
     uid: str
     seed: int = 0
     unseen: list[set[int]] = field(default_factory=list)
-    cache_state: dict[str, Any] = field(default_factory=dict)
+    cache_state: dict[tuple[int, int], Any] = field(default_factory=dict)
 
     def greedy(
         self, sequence: list[Token], original: list[Token], media: Media, new_tokens: int, forced=()
@@ -62,7 +62,7 @@ class Inside:
             if answer and (deciding := self.cache_methods(number, len(decoder.layers))):
                 narrowed = True
                 if len(self.unseen) < len(answer):
-                    self.choose(deciding, prompt, number, len(decoder.layers), len(answer), paid_by_last)
+                    self.choose(deciding, prompt, media, number, len(decoder.layers), len(answer), paid_by_last)
             hidden = torch.cat([torch.stack([token.value for token in prompt]), tail])[None]
             rotary = decoder.rotary_emb(hidden, positions(prompt, len(answer)))
             mask = self.mask(prompt, len(answer), narrowed)
@@ -86,13 +86,16 @@ class Inside:
     def cut(self, prompt, media, original, where, paid) -> tuple[list[Token], Media, Tensor | None]:
         """Every method that looks at this point, in order; attention paid earlier stays with the tokens it was paid."""
         layer, num_layers, initial, states, moment = where
-        for method in self.pipeline.of_stage(LayerReduction):
+        for place, method in self.pipeline.placed(LayerReduction).items():
             if (layer, moment) not in method.points(num_layers):
                 continue
             shown = [i for i, token in enumerate(prompt) if token.run is not None]
             decisions, media = [], list(media)
             for number, tokens in enumerate(media):
                 visual = slots_of(prompt, number)
+                if method.temporal and tokens.is_image:
+                    decisions.append(Reduction.identity(len(visual)))
+                    continue
                 view = LayerView(
                     layer=layer,
                     num_layers=num_layers,
@@ -104,9 +107,9 @@ class Inside:
                     initial=initial[number],
                     text_after=(shown[-1] + 1, len(prompt)),
                     evidence={} if paid is None else {LastAttention(): paid},
-                    generator=seeded_generator(self.seed, method.name, self.uid),
+                    generator=SampleNoise(self.seed, self.uid).generator(place, number, f"layer {layer}, {moment}"),
                 )
-                key = method.name, number
+                key = place, number
                 reduction, states[key] = method.reduce_layer(view, states.get(key))
                 media[number] = replace(tokens, values=torch.stack([prompt[i].value for i in visual]))
                 decisions.append(reduction)
@@ -117,18 +120,22 @@ class Inside:
             paid = torch.stack([received[id(token.home)] for token in prompt]) if received else None
         return prompt, media, paid
 
-    def cache_methods(self, layer: int, num_layers: int) -> list[CacheReduction]:
-        return [m for m in self.pipeline.of_stage(CacheReduction) if layer in m.cache_layers(num_layers)]
+    def cache_methods(self, layer: int, num_layers: int) -> dict[int, CacheReduction]:
+        methods = self.pipeline.placed(CacheReduction).items()
+        return {place: method for place, method in methods if layer in method.cache_layers(num_layers)}
 
-    def choose(self, methods, prompt, layer, num_layers, step, paid) -> None:
+    def choose(self, methods, prompt, media, layer, num_layers, step, paid) -> None:
         """What the newest answer token looks at from this layer on."""
-        (method,) = methods
+        ((place, method),) = methods.items()
         unseen = set()
         for number in sorted({token.medium for token in prompt if token.slot is not None}):
+            if method.temporal and media[number].is_image:
+                continue
             visual = slots_of(prompt, number)
-            generator = seeded_generator(self.seed, method.name, self.uid)
+            point = f"step {step}, layer {layer}"
+            generator = SampleNoise(self.seed, self.uid).generator(place, number, point)
             view = CacheView(layer, num_layers, step, torch.tensor(visual), {LastAttention(): paid}, generator)
-            key = method.name, number
+            key = place, number
             reduction, self.cache_state[key] = method.reduce_cache(view, self.cache_state.get(key))
             kept = {visual[i] for i in reduction.anchor.tolist()}
             unseen |= {i for i in visual if i not in kept}
@@ -161,7 +168,7 @@ def in_order(prompt: list[Token], media: Media) -> tuple[list[Token], Media]:
         order = [prompt[i].slot for i in slots_of(prompt, number)]
         rank = {slot: place for place, slot in enumerate(order)}
         prompt = [replace(t, slot=rank[t.slot]) if t.medium == number and t.slot is not None else t for t in prompt]
-        ordered.append(shrink(tokens, Reduction.keep(torch.tensor(order), tokens.num_tokens)))
+        ordered.append(shrink(tokens, Reduction.keep(torch.tensor(order, dtype=torch.long), tokens.num_tokens)))
     return prompt, ordered
 
 

@@ -5,6 +5,7 @@ from the decision is done again here, with plain loops and dense matrices.
 """
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from tests.reference.families import Checkpoint
 from tests.reference.llm import Inside, next_token
 from tests.reference.sequence import Token, cut
 from tokenlab.compressors import Pipeline
-from tokenlab.compressors.base import seeded_generator
+from tokenlab.compressors.base import SampleNoise
 from tokenlab.compressors.evidence import (
     ProjectorInput,
     QuestionEmbeddings,
@@ -35,6 +36,7 @@ from tokenlab.data.samples import Sample
 from tokenlab.reduction import Reduction
 from tokenlab.tokens import Evidence, VisualTokens
 
+OF_CLS = TowerAttention(layer=-2, query="cls")
 ATTENTION, KEYS = TowerAttention(layer=-2, query="cls_or_mean"), TowerKeys(layer=-2)
 
 
@@ -64,20 +66,23 @@ class Reference(Checkpoint):
     def _steps(self, parts, sample, pipeline, new_tokens, seed, forced=()) -> list[Tensor]:
         """The logits of every step; what is fed back is the likeliest token, or the one that is forced."""
         question, uid = sample.question, sample.uid
-        for method in pipeline.of_stage(FrameSelection):
-            generator = seeded_generator(seed, method.name, uid)
-            parts = [select(part, method, question, generator) for part in parts]
+        noise, shared = SampleNoise(seed, uid), SampleNoise(seed, uid.split("#")[0])
+        for place, method in pipeline.placed(FrameSelection).items():
+            numbers = number_media(parts)
+            drawn = [noise.generator(place, number, "frames") for number in numbers]
+            parts = [select(part, method, question, draw) for part, draw in zip(parts, drawn, strict=True)]
         sequence, media = self._sequence(parts, question)
         original = [replace(token) for token in sequence]
-        for method in pipeline.of_stage(TowerReduction):
+        for place, method in pipeline.placed(TowerReduction).items():
             for number, frames in enumerate(part for part in parts if not isinstance(part, str)):
-                noise = seeded_generator(seed, method.name, uid.split("#")[0])
-                left = tower.look(self, self.inputs(frames, ""), method, noise, ATTENTION, KEYS, ATTENTION.layer)
+                drawn = partial(shared.generator, place, number)
+                left = tower.look(self, self.inputs(frames, ""), method, drawn, ATTENTION, KEYS, ATTENTION.layer)
                 sequence, media = behind_tower(sequence, original, media, number, left, method)
-        for method in pipeline.of_stage(GridReduction):
+        for place, method in pipeline.placed(GridReduction).items():
             for number, tokens in enumerate(media):
-                noise = seeded_generator(seed, method.name, uid)
-                reduction = method.reduce_grid(GridView(tokens, question, noise))
+                if method.temporal and tokens.is_image:
+                    continue
+                reduction = method.reduce_grid(GridView(tokens, question, noise.generator(place, number, "grid")))
                 project = self.projector if method.merges_before_projector else None
                 sequence, media = cut(sequence, original, media, number, reduction, method, project)
         if pipeline.of_stage(LayerReduction) or pipeline.of_stage(CacheReduction):
@@ -121,10 +126,11 @@ class Reference(Checkpoint):
         evidence: dict[Evidence, Tensor] = {TokenEmbeddings("llm"): values, **asked}
         if "image_sizes" not in inputs:
             evidence[ATTENTION] = self.attention(inputs, ATTENTION.layer, seen.grid)
+            evidence[OF_CLS] = evidence[ATTENTION]  # a method that asks for it runs where there is one
             evidence[KEYS] = self.keys(inputs, KEYS.layer, seen.grid)
             if self.projector is not None:
                 evidence[ProjectorInput()] = self.before_projector(inputs)
-        return VisualTokens(values, seen.places, seen.grid, evidence)
+        return VisualTokens(values, seen.places, seen.grid, evidence, is_image=frames.is_image)
 
     def _mark(self, sequence: list[Token], medium: int, grid: tuple[int, int, int]) -> None:
         """Says of text between a medium's frames which of them it belongs to."""
@@ -169,6 +175,12 @@ class Reference(Checkpoint):
             values = torch.cat([values, self.model.get_input_embeddings()(torch.tensor(answer[-1:]))])
             positions.append([number + 1 for number in positions[-1]])
         return steps
+
+
+def number_media(parts) -> list[int]:
+    """For each part the number of media before it."""
+    media = [not isinstance(part, str) for part in parts]
+    return [sum(media[:place]) for place in range(len(parts))]
 
 
 def select(part, method: FrameSelection, question: str, generator: torch.Generator):

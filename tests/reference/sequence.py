@@ -49,7 +49,7 @@ def cut(
         before = zip(left.values, left.evidence[ProjectorInput()], reduction.lengths.tolist(), strict=True)
         values = torch.stack([project(read[None])[0] if merged else value for value, read, merged in before])
         left = replace(left, values=values, evidence={**left.evidence, TokenEmbeddings("llm"): values})
-    sequence = edit(sequence, original, (media[number], left), number, reduction, method.positions, method.separators)
+    sequence = edit(sequence, original, (media[number], left), number, reduction, method)
     return sequence, [left if i == number else each for i, each in enumerate(media)]
 
 
@@ -66,8 +66,7 @@ def edit(
     tokens: tuple[VisualTokens, VisualTokens],
     medium: int,
     reduction: Reduction,
-    positions: str,
-    separators: str,
+    method,
 ) -> list[Token]:
     """The sequence after one medium's reduction, built token by token; `tokens` are the medium's before and after."""
     (before, left), anchors = tokens, reduction.anchor.tolist()
@@ -75,21 +74,37 @@ def edit(
     depth = len(slotted[0].deep)
     deep = [dense(reduction, torch.stack([slotted[s].deep[k] for s in range(len(slotted))])) for k in range(depth)]
     alive = {int(before.frame[anchor]) for anchor in anchors}
+    stands = standing(anchors, {slot: token.run for slot, token in slotted.items()}, method.order, sequence, medium)
     edited = []
     for token in sequence:
         if token.slot is None or token.medium != medium:
             orphaned = token.frame is not None and token.frame[0] == medium and token.frame[1] not in alive
-            if not (orphaned and separators == "follow"):
+            if not (orphaned and method.separators == "follow"):
                 edited.append(replace(token))
             continue
-        for slot, anchor in enumerate(anchors):
-            if anchor == token.slot:
-                added = [layer[slot] for layer in deep]
-                copy = replace(token, value=left.values[slot], slot=slot, deep=added)
-                edited.append(copy)
-    if positions == "renumber":
+        for slot in stands.get(token.slot, []):
+            added = [layer[slot] for layer in deep]
+            edited.append(replace(slotted[anchors[slot]], value=left.values[slot], slot=slot, deep=added))
+    if method.positions == "renumber":
         renumber(edited, original)
     return edited
+
+
+def standing(anchors: list[int], runs: dict[int, int], order: str, sequence, medium: int) -> dict[int, list[int]]:
+    """For each kept place, the slots that stand there.
+
+    Slots stand at their anchors; where a method ranks, those of a run fill the run's kept places in the method's order.
+    """
+    along = {token.slot: index for index, token in enumerate(sequence) if token.medium == medium}
+    stands: dict[int, list[int]] = {}
+    for run in dict.fromkeys(runs.values()):
+        slots = [slot for slot, anchor in enumerate(anchors) if runs[anchor] == run]
+        places = sorted((anchors[slot] for slot in slots), key=along.__getitem__)
+        if order == "raster":
+            slots.sort(key=lambda slot: along[anchors[slot]])
+        for place, slot in zip(places, slots, strict=True):
+            stands.setdefault(place, []).append(slot)
+    return stands
 
 
 def renumber(edited: list[Token], original: list[Token]) -> None:
@@ -132,4 +147,4 @@ def dense(reduction: Reduction, values: Tensor, combine: str = "weights") -> Ten
         if combine != "weights":
             weights = [1.0 if combine == "sum" else 1.0 / length] * length
         rows.append(sum(weight * values[member] for member, weight in zip(members, weights, strict=True)))
-    return torch.stack(rows)
+    return torch.stack(rows) if rows else values[:0]

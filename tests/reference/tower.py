@@ -1,5 +1,6 @@
 """What a method leaves inside a CLIP tower, block by block and head by head: the reference for reductions there."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +34,7 @@ def look(
     checkpoint: Checkpoint,
     inputs: dict[str, Tensor],
     method: TowerReduction,
-    generator: torch.Generator,
+    noise: Callable[[str], torch.Generator],
     attention: Evidence,
     keys: Evidence,
     layer: int,
@@ -51,7 +52,7 @@ def look(
         if number == depth + layer:
             seen[attention], seen[keys] = weights.mean(1)[:, 0], key.mean(1)
         hidden = hidden + attended
-        view = BlockView(number, read, hidden, key.transpose(1, 2), size, tokens, 1, generator)
+        view = BlockView(number, read, hidden, key.transpose(1, 2), size, tokens, 1, noise(f"block {number}"))
         reduction, state = method.reduce_block(view, state)
         hidden = by_frame(dense(reduction, hidden.flatten(0, 1)), frames)
         size = by_frame(dense(reduction, size.flatten(), "sum"), frames)

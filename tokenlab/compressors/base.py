@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 
 from tokenlab.errors import UserError
+from tokenlab.functional import budget, frame_budgets
 from tokenlab.schema.plugins import register
 from tokenlab.tokens import Evidence
 
 State = Any
 """What a method passes from layer to layer or step to step: any value, held by the model side, `None` at first."""
+
+BudgetUnit = Literal["frame", "frames", "medium", "layers", "none"]
+"""In what a ratio is met: the tokens of each frame, the frames of a video, the tokens of a medium, the tokens that the
+LLM's last layer reads; `none`: a method has no ratio but 1, which switches it off."""
+
+Method = TypeVar("Method", bound="TokenCompressor")
 
 REGISTRY: dict[str, type[TokenCompressor]] = {}
 
@@ -45,6 +53,8 @@ class TokenCompressor(ABC):
     paper: ClassVar[str] = ""
     order: ClassVar[Literal["raster", "rank"]] = "raster"
     """How a method's slots stand: sorted by anchor, or in the method's own order within the places they keep."""
+    temporal: ClassVar[bool] = False
+    """Whether the method is about time: an image, whose frames are tiles, passes untouched."""
     needs_full_grid: ClassVar[bool] = False
     """Whether the method must see all tokens of every frame it is given."""
     leaves_full_grid: ClassVar[bool] = False
@@ -53,6 +63,9 @@ class TokenCompressor(ABC):
     """Whether `retention_ratio: null` means the authors' own budget; such a method declares `float | None = None`."""
     lowest_ratio: ClassVar[float] = 0.0
     """The share of frames that the method must leave whole, below which it has no budget to give."""
+    budget_unit: ClassVar[BudgetUnit] = "frame"
+    all_pairs: ClassVar[bool] = False
+    """Whether the method compares all pairs of a medium's tokens, by its definition."""
 
     def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
         """Registers a method under its name; the stages themselves have none."""
@@ -81,6 +94,31 @@ class TokenCompressor(ABC):
                 "of the frames whole"
             )
 
+    @classmethod
+    def example(cls: type[Method], ratio: float = 0.5) -> Method:
+        """Builds one for tests, tables and pages: at this ratio, or what comes nearest to it."""
+        return cls(retention_ratio=max(ratio, cls.lowest_ratio))
+
+    def kept(self, frame_sizes: Sequence[int]) -> int | None:
+        """Counts the tokens that are left of a medium, by the method's own rounding.
+
+        Args:
+            frame_sizes: Tokens on the grid of each of its frames, or tiles.
+
+        Returns:
+            The count; None where what the method sees decides.
+        """
+        total, ratio = sum(frame_sizes), self.retention_ratio
+        if self.is_off:
+            return total
+        if ratio is None or self.budget_unit == "none":
+            return None
+        if self.budget_unit == "frame":
+            return sum(frame_budgets(ratio, frame_sizes))
+        if self.budget_unit == "frames":
+            return budget(ratio, len(frame_sizes)) * frame_sizes[0]
+        return budget(ratio, total)
+
     def needs(self) -> frozenset[Evidence]:
         """The evidence this method looks at, with these hyper-parameters."""
         return frozenset()
@@ -91,13 +129,28 @@ class TokenCompressor(ABC):
         return self.retention_ratio == 1
 
 
-def seeded_generator(seed: int, method: str, uid: str) -> torch.Generator:
-    """Noise for one method on one sample: the same in every arm, batch, process and run.
+@dataclass(frozen=True)
+class SampleNoise:
+    """The noise of one sample: the same in every arm, batch, process and run.
 
-    It lives on the CPU, so that a device never changes what is drawn.
+    Attributes:
+        seed: The run's seed.
+        uid: The sample; of noise that all questions about some media share, the media.
     """
-    digest = hashlib.sha256(f"{seed}/{method}/{uid}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") % (1 << 63))
+
+    seed: int
+    uid: str
+
+    def generator(self, place: int, medium: int, point: str) -> torch.Generator:
+        """Makes fresh noise for one decision; on the CPU, so that a device never changes what is drawn.
+
+        Args:
+            place: The method's place in its pipeline.
+            medium: The number of the medium in its prompt.
+            point: Where in the model the method decides.
+        """
+        digest = hashlib.sha256(f"{self.seed}/{place}/{self.uid}/{medium}/{point}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") % (1 << 63))
 
 
 def scaled_layer(authors_layer: int, authors_depth: int, num_layers: int) -> int:

@@ -21,6 +21,7 @@ class TowerAttention(Evidence):
         query: Who pays it: `cls`, the mean over all queries, or `cls_or_mean` (the mean where there is no [CLS]).
     """
 
+    axes: ClassVar[str] = "n"
     combine: ClassVar[Combine] = "sum"
     layer: int = -2
     query: Literal["cls", "mean", "cls_or_mean"] = "cls_or_mean"
@@ -30,6 +31,7 @@ class TowerAttention(Evidence):
 class PoolingAttention(Evidence):
     """What the pooling head of a SigLIP tower, which has no [CLS], pays each token, mean over heads, `[n]`."""
 
+    axes: ClassVar[str] = "n"
     combine: ClassVar[Combine] = "sum"
 
 
@@ -44,7 +46,7 @@ class TokenEmbeddings(Evidence):
 class QuestionEmbeddings(Evidence):
     """The question's tokens in a space they share with visual tokens, `[q, d]`."""
 
-    per_token: ClassVar[bool] = False
+    axes: ClassVar[str] = "q d"
     space: Space = "llm"
 
 
@@ -67,7 +69,7 @@ class ProjectorInput(Evidence):
 class FrameScores(Evidence):
     """How well each candidate frame fits the question, `[t]`: their cosine in a space they share."""
 
-    per_token: ClassVar[bool] = False
+    axes: ClassVar[str] = "t"
     space: Space = "clip"
 
 
@@ -79,4 +81,4 @@ class LastAttention(Evidence):
     last token is the one being decoded, and `s` runs over the cache.
     """
 
-    per_token: ClassVar[bool] = False
+    axes: ClassVar[str] = "s"

@@ -109,6 +109,11 @@ class Pipeline:
         """The active compressors that act at one stage, in order."""
         return tuple(compressor for compressor in self.active if isinstance(compressor, stage))
 
+    def placed(self, stage: type[Stage]) -> dict[int, Stage]:
+        """The active compressors that act at one stage, by their place in the pipeline."""
+        listed = enumerate(self.compressors)
+        return {place: each for place, each in listed if isinstance(each, stage) and not each.is_off}
+
     def needs(self) -> frozenset[Evidence]:
         """All evidence that some active compressor looks at, and what it takes to merge before the projector."""
         return self._needs
@@ -140,10 +145,10 @@ class LayerPlan:
     """Where the methods of a pipeline act inside an LLM of some depth.
 
     Attributes:
-        layer_methods: Methods that reduce between layers, in order.
-        cache_methods: Methods that choose what decode steps look at, in order.
-        points: By layer and moment, which of the layer methods look there.
-        cache_points: By layer, which of the cache methods choose there.
+        layer_methods: Methods that reduce between layers, by their place in the pipeline, in order.
+        cache_methods: Methods that choose what decode steps look at, likewise.
+        points: By layer and moment, the places of the layer methods that look there.
+        cache_points: By layer, the places of the cache methods that choose there.
         first_layer: The first layer at which any of them acts; the LLM's depth where none does.
         split_layers: Layers in which tokens go between attention and MLP.
         narrowed_layers: Layers whose decode steps may look at a part of their cache.
@@ -151,8 +156,8 @@ class LayerPlan:
         decode_probes: Layers whose attention some method looks at during decoding.
     """
 
-    layer_methods: tuple[LayerReduction, ...]
-    cache_methods: tuple[CacheReduction, ...]
+    layer_methods: Mapping[int, LayerReduction]
+    cache_methods: Mapping[int, CacheReduction]
     points: Mapping[tuple[int, Moment], tuple[int, ...]]
     cache_points: Mapping[int, tuple[int, ...]]
     first_layer: int
@@ -164,18 +169,18 @@ class LayerPlan:
     @classmethod
     def of(cls, pipeline: Pipeline, num_layers: int) -> LayerPlan:
         """Asks every method once."""
-        layer_methods, cache_methods = pipeline.of_stage(LayerReduction), pipeline.of_stage(CacheReduction)
+        layer_methods, cache_methods = pipeline.placed(LayerReduction), pipeline.placed(CacheReduction)
         points: dict[tuple[int, Moment], tuple[int, ...]] = {}
         cache_points: dict[int, tuple[int, ...]] = {}
         prefill_probes, decode_probes = set(), set()
-        for place, method in enumerate(layer_methods):
+        for place, method in layer_methods.items():
             with failing_sample(method.name):
                 method_points = list(method.points(num_layers))
             for layer, moment in method_points:
                 points[layer, moment] = (*points.get((layer, moment), ()), place)
                 if LAST_ATTENTION in method.needs():
                     prefill_probes.add(layer if moment == "after_attention" else layer - 1)
-        for place, method in enumerate(cache_methods):
+        for place, method in cache_methods.items():
             with failing_sample(method.name):
                 layers = list(method.cache_layers(num_layers))
             for layer in layers:

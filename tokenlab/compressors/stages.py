@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from tokenlab.compressors.base import State, TokenCompressor
+from tokenlab.compressors.base import BudgetUnit, State, TokenCompressor
+from tokenlab.functional import frame_budgets, in_medium
 from tokenlab.reduction import Reduction
 from tokenlab.tokens import Evidence, VisualTokens
 
@@ -41,6 +42,8 @@ class FrameSelection(TokenCompressor):
     positions: Literal["renumber"] = "renumber"
 
     stage: ClassVar[str] = "frames"
+    budget_unit: ClassVar[BudgetUnit] = "frames"
+    temporal: ClassVar[bool] = True
     leaves_full_grid: ClassVar[bool] = True
 
     @abstractmethod
@@ -109,30 +112,77 @@ class FramesView:
     """What a method sees of frames of one size, all of them together; evidence of tokens is frame by frame as well."""
 
     values: Float[Tensor, "t n d"]
-    grid: tuple[int, int]  # rows and columns of a frame
+    places: Int[Tensor, "t n 2"]  # row and column in the frame
+    budget: int  # tokens of each frame that the ratio keeps; all where the method has none
     evidence: Mapping[Evidence, Tensor]
     question: str
     generator: torch.Generator
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of each frame; raises ValueError where an earlier method left holes."""
+        rows, columns = (self.places.flatten(0, 1).amax(dim=0) + 1).tolist()
+        if rows * columns != self.values.shape[1]:
+            raise ValueError("the token grid is ragged: an earlier compressor removed tokens from some frames")
+        return rows, columns
+
+    def keep(self, index: Int[Tensor, "t m"]) -> Reduction:
+        """Keeps these tokens of each frame."""
+        frames, tokens = self.values.shape[:2]
+        return Reduction.keep(in_medium(index, tokens), frames * tokens)
+
 
 class FrameWise(GridReduction):
-    """Reduces every frame by itself; frames must be whole, and are handed over all together."""
+    """Reduces every frame, or tile, by itself; frames of one size are handed over all together.
 
-    needs_full_grid: ClassVar[bool] = True
+    A ratio is met in each frame, of the tokens that are left there.
+    """
 
     @final
     def reduce_grid(self, view: GridView) -> Reduction:
-        """Hands the frames over; raises ValueError if some frame lacks tokens."""
-        values = view.tokens.as_frames()
-        evidence = {
-            need: value.unflatten(0, values.shape[:2]) if need.per_token else value
-            for need, value in view.evidence.items()
-        }
-        return self.reduce_frames(FramesView(values, view.tokens.grid[1:], evidence, view.question, view.generator))
+        """Hands the frames over, and puts what was decided of them together, frame after frame."""
+        tokens, parts = view.tokens, []
+        for index, budget in self._frames(tokens):
+            decision = self.reduce_frames(_view_of_frames(view, index, budget))
+            if _is_everything(index, tokens.num_tokens):
+                return decision
+            parts.append((decision, index.flatten()))
+        together = Reduction.cat(parts, tokens.num_tokens)
+        return together.reorder(tokens.frame[together.anchor].argsort(stable=True))
+
+    def _frames(self, tokens: VisualTokens) -> list[tuple[Int[Tensor, "t n"], int]]:
+        """The tokens of frames that are equal in size, and what the ratio keeps of each."""
+        groups = tokens.equal_frames()
+        if self.retention_ratio is None:
+            return [(index, index.shape[1]) for index in groups]
+        budgets = frame_budgets(self.retention_ratio, [index.shape[1] for index in groups for _ in index])
+        kept = torch.tensor(budgets, device=tokens.places.device).split([len(index) for index in groups])
+        return [
+            (index[of_frame == budget], budget)
+            for index, of_frame in zip(groups, kept, strict=True)
+            for budget in dict.fromkeys(of_frame.tolist())
+        ]
 
     @abstractmethod
     def reduce_frames(self, view: FramesView) -> Reduction:
         """The reduction of the t x n tokens, one frame after the other."""
+
+
+def _view_of_frames(view: GridView, index: Int[Tensor, "t n"], budget: int) -> FramesView:
+    """What is seen of some frames; without a copy where they are all there is."""
+    whole = _is_everything(index, view.tokens.num_tokens)
+
+    def by_frame(values: Shaped[Tensor, "_ ..."]) -> Shaped[Tensor, "t n ..."]:
+        return values.unflatten(0, tuple(index.shape)) if whole else values[index]
+
+    evidence = {need: by_frame(value) if need.per_token else value for need, value in view.evidence.items()}
+    values, places = by_frame(view.tokens.values), by_frame(view.tokens.places[:, 1:])
+    return FramesView(values, places, budget, evidence, view.question, view.generator)
+
+
+def _is_everything(index: Int[Tensor, "t n"], num_tokens: int) -> bool:
+    """Whether an index lists all tokens in their order."""
+    return index.numel() == num_tokens and bool((index.flatten().diff() == 1).all())
 
 
 Moment = Literal["before_attention", "after_attention"]
@@ -160,6 +210,7 @@ class LayerReduction(TokenCompressor):
     """Reduces visual tokens between the layers of the LLM, during prefill."""
 
     stage: ClassVar[str] = "layers"
+    budget_unit: ClassVar[BudgetUnit] = "layers"
 
     @abstractmethod
     def points(self, num_layers: int) -> Sequence[tuple[int, Moment]]:

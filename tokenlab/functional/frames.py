@@ -19,6 +19,17 @@ def in_medium(index: Int[Tensor, "t k"], tokens: int) -> Int[Tensor, " t*k"]:
     return (index + torch.arange(index.shape[0], device=index.device)[:, None] * tokens).flatten()
 
 
+def neighbour_cosine(frames: Float[Tensor, "t n d"]) -> Float[Tensor, "gaps n"]:
+    """Computes the cosine of every token and the one in its place in the frame before, without normalising copies.
+
+    >>> neighbour_cosine(torch.tensor([[[2.0, 0.0]], [[3.0, 0.0]], [[0.0, 1.0]]]))
+    tensor([[1.],
+            [0.]])
+    """
+    norm = frames.norm(dim=-1).clamp(min=1e-8)
+    return (frames[1:] * frames[:-1]).sum(dim=-1) / (norm[1:] * norm[:-1])
+
+
 def segment_starts(change: Float[Tensor, " gaps"], segments: int) -> Int[Tensor, " segments"]:
     """Cuts T frames into segments before the highest of T-1 scores of change; returns each segment's first frame.
 

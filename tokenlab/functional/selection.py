@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -14,6 +16,27 @@ def budget(ratio: float, total: int) -> int:
     (16, 1)
     """
     return max(1, round(ratio * total))
+
+
+def frame_budgets(ratio: float, sizes: Sequence[int]) -> list[int]:
+    """Counts how many tokens of each frame a ratio keeps; at least one.
+
+    Frames of one size keep the same number each, as published methods count. Frames of several sizes, such as an image
+    and its mosaic of tiles, share the budget of the medium: each its part rounded down, the rest by the largest
+    remainders.
+
+    >>> frame_budgets(0.1, [36, 36]), frame_budgets(0.1, [36, 48])
+    ([4, 4], [3, 5])
+    """
+    if len(set(sizes)) <= 1:
+        return [budget(ratio, size) for size in sizes]
+    shares = [max(1.0, ratio * size) for size in sizes]
+    counts = [int(share) for share in shares]
+    missing = max(0, budget(ratio, sum(sizes)) - sum(counts))
+    by_remainder = sorted(range(len(sizes)), key=lambda frame: counts[frame] - shares[frame])
+    for frame in by_remainder[:missing]:
+        counts[frame] += 1
+    return counts
 
 
 def evenly_spaced(count: int, total: int) -> Int[Tensor, " count"]:
@@ -34,8 +57,15 @@ def top(scores: Float[Tensor, "*batch n"], keep: int) -> Int[Tensor, "*batch m"]
     return scores.argsort(dim=-1, descending=True, stable=True)[..., :keep].sort(dim=-1).values
 
 
-def top_per_frame(scores: Float[Tensor, " n"], frame: Int[Tensor, " n"], keep: int) -> Int[Tensor, " m"]:
+def top_per_frame(
+    scores: Float[Tensor, " n"], frame: Int[Tensor, " n"], keep: int | Int[Tensor, " t"]
+) -> Int[Tensor, " m"]:
     """Finds the `keep` highest scores of every frame, in ascending order of index; ties go to the lowest index.
+
+    Args:
+        scores: Of each token.
+        frame: Of each token.
+        keep: How many of every frame, or of each by its number.
 
     >>> top_per_frame(torch.tensor([0.1, 0.9, 0.5, 0.5]), torch.tensor([0, 0, 1, 1]), keep=1)
     tensor([1, 2])
@@ -45,22 +75,64 @@ def top_per_frame(scores: Float[Tensor, " n"], frame: Int[Tensor, " n"], keep: i
     counts = torch.unique_consecutive(frame[order], return_counts=True)[1]
     first = (counts.cumsum(0) - counts).repeat_interleave(counts)
     rank = torch.arange(order.shape[0], device=order.device) - first
-    return order[rank < keep].sort().values
+    return order[rank < (keep if isinstance(keep, int) else keep[frame[order]])].sort().values
 
 
-def coarse_grid(ratio: float, rows: int, columns: int) -> tuple[int, int]:
-    """The largest grid of at most `budget(ratio, rows * columns)` cells, as near as possible to the frame's shape.
+def cells(count: int, rows: int, columns: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " count"]]:
+    """Divides a frame into so many cells, as near to squares as rows and columns allow.
 
-    >>> coarse_grid(0.25, 8, 8), coarse_grid(0.1, 8, 8)
-    ((4, 4), (2, 3))
+    Rows form strips of equal height, and each strip is divided evenly; where the count cannot be divided so, some
+    strips have a cell more than others.
+
+    Returns:
+        The cell of each token, and each cell's middle token.
+
+    >>> label, middle = cells(2, rows=2, columns=4)
+    >>> label.tolist(), middle.tolist()
+    ([0, 0, 1, 1, 0, 0, 1, 1], [5, 7])
     """
-    limit = budget(ratio, rows * columns)
-    shapes = [(h, min(columns, limit // h)) for h in range(1, min(rows, limit) + 1)]
+    fewest, most = -(-count // columns), min(rows, count)
+    strips = min(max(fewest, round((count * rows / columns) ** 0.5)), most)
+    bounds = torch.arange(strips + 1) * count // strips  # cells before each strip
+    in_strip = bounds.diff()
+    strip = torch.arange(rows) * strips // rows
+    label = bounds[strip][:, None] + torch.arange(columns) * in_strip[strip][:, None] // columns
+    owner = torch.arange(strips).repeat_interleave(in_strip)
+    row = _middle(owner, strips, rows)
+    column = _middle(torch.arange(count) - bounds[owner], in_strip[owner], columns)
+    return label.flatten(), row * columns + column
 
-    return max(shapes, key=lambda shape: (shape[0] * shape[1] / _stretch(*shape, rows, columns), -shape[0]))
+
+def _middle(part: Int[Tensor, " k"], parts: int | Int[Tensor, " k"], length: int) -> Int[Tensor, " k"]:
+    """The middle of one of so many parts of a line."""
+    start, stop = -(-part * length // parts), -(-(part + 1) * length // parts)
+    return (start + stop) // 2
 
 
-def _stretch(height: int, width: int, rows: int, columns: int) -> float:
-    """How far a grid's shape is from the frame's; 1 where they are the same."""
-    ratio = (height * columns) / (width * rows)
-    return max(ratio, 1 / ratio)
+def max_min(unit: Float[Tensor, "n d"], count: int, rows: int = 1024) -> Int[Tensor, " count"]:
+    """Chooses tokens one by one, each as far as can be from those before it; distance is 1 - cosine.
+
+    The first is the one whose nearest neighbour is farthest. Memory grows with the tokens, not with their pairs.
+
+    Args:
+        unit: Tokens of length 1.
+        count: How many are chosen.
+        rows: Tokens that are compared with all others at a time, for the first.
+
+    Returns:
+        The chosen tokens, in ascending order.
+
+    >>> max_min(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]), 2)
+    tensor([0, 2])
+    """
+    second = min(2, len(unit))
+    nearest = torch.cat(
+        [(1 - part @ unit.mT).topk(second, dim=1, largest=False).values[:, -1] for part in unit.split(rows)]
+    )
+    chosen = [nearest.argmax()]
+    distance = torch.full_like(nearest, torch.inf)
+    for _ in range(count - 1):
+        distance = torch.minimum(distance, 1 - unit @ unit[chosen[-1]])
+        distance[chosen[-1]] = -torch.inf
+        chosen.append(distance.argmax())
+    return torch.stack(chosen).sort().values

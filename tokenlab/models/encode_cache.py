@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-from tokenlab.compressors.base import seeded_generator
+from tokenlab.compressors.base import SampleNoise
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.compressors.stages import TowerReduction
 from tokenlab.data.samples import Clip, Frames, Sample
@@ -36,12 +37,13 @@ class EncodeCache:
 
         Raises SampleError, every time, if it cannot be encoded.
         """
-        methods = pipeline.of_stage(TowerReduction)
+        methods = pipeline.placed(TowerReduction)
         key = (clip.cluster, number, frames.numbers, repr(methods))
         if key not in self._encoded:
-            noise = [seeded_generator(loaded.seed, method.name, clip.cluster) for method in methods]
+            noise = SampleNoise(loaded.seed, clip.cluster)
+            method = [(each, partial(noise.generator, place, number)) for place, each in methods.items()]
             try:
-                self._encoded[key] = loaded.encode(frames, self.needs, next(zip(methods, noise, strict=True), None))
+                self._encoded[key] = loaded.encode(frames, self.needs, next(iter(method), None))
             except SampleError as error:
                 self._encoded[key] = error
         found = self._encoded[key]

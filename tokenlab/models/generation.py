@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from tokenlab.compressors.base import seeded_generator
+from tokenlab.compressors.base import SampleNoise
 from tokenlab.compressors.evidence import QuestionEmbeddings
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.compressors.stages import TowerReduction
@@ -157,7 +158,7 @@ class _Call:
         located = loaded.writer.locate(ids, media)
         if self.reducer.pictures == "frames":  # what stands between them may be anybody's words
             located = tuple(replace(each, markers=((NOWHERE, NOWHERE),) * len(each.markers)) for each in located)
-        prompt, encoded = Prompt(ids, located), [self._encode(each, row) for each in media]
+        prompt, encoded = Prompt(ids, located), [self._encode(each, row, number) for number, each in enumerate(media)]
         sample = Sample(str(row), str(row), question)
         left, decisions, _ = loaded.reduce_on_grid(encoded, sample, pipeline)
         reduced = loaded.reduce_prompt(prompt, encoded, left, decisions, pipeline)
@@ -169,11 +170,10 @@ class _Call:
         trace += Trace(media=sizes, prompt_tokens=len(prompt), prefill_tokens=len(reduced.layout))
         return Request(sample, pipeline, reduced, trace)
 
-    def _encode(self, processed: ProcessorOutput, row: int) -> Encoded:
+    def _encode(self, processed: ProcessorOutput, row: int, number: int) -> Encoded:
         loaded, pipeline = self.reducer.loaded, self.reducer.pipeline
-        methods = pipeline.of_stage(TowerReduction)
-        noise = [seeded_generator(loaded.seed, method.name, str(row)) for method in methods]
-        method = next(zip(methods, noise, strict=True), None)
+        noise, methods = SampleNoise(loaded.seed, str(row)), pipeline.placed(TowerReduction)
+        method = next(((each, partial(noise.generator, place, number)) for place, each in methods.items()), None)
         return encode(loaded.model, loaded.family, processed, pipeline.needs(), method)
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import LogitsProcessorList, PretrainedConfig, PreTrainedModel
 
-from tokenlab.compressors.base import seeded_generator
+from tokenlab.compressors.base import SampleNoise
 from tokenlab.compressors.evidence import QuestionEmbeddings
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.compressors.stages import TowerReduction
@@ -48,6 +48,7 @@ from tokenlab.models.vision.encode import JOINT, Encoded, encode, with_joint_emb
 from tokenlab.models.vision.frame_selection import select_from_media
 from tokenlab.models.vision.grid_stage import Decisions, from_tower, grid_trace, reduce_on_grid, with_evidence
 from tokenlab.models.vision.processing import MediaProcessor
+from tokenlab.models.vision.tower import BlockNoise
 from tokenlab.tokens import Evidence, VisualTokens
 from tokenlab.tokens.sequence import Prompt
 from tokenlab.trace import Trace, synchronise
@@ -130,7 +131,7 @@ class LoadedModel:
         self,
         frames: Frames,
         needs: frozenset[Evidence] = frozenset(),
-        method: tuple[TowerReduction, torch.Generator] | None = None,
+        method: tuple[TowerReduction, BlockNoise] | None = None,
     ) -> Encoded:
         """Runs one medium through processor, tower and projector; raises SampleError if it cannot be encoded.
 
@@ -217,11 +218,8 @@ class LoadedModel:
         """The visual-token stage, behind what the tower lost; and the lengths of texts that CLIP read for it."""
         questions, texts = self.embed_question(sample.question, pipeline)
         media = [with_evidence(each, pipeline.needs(), questions) for each in encoded]
-        generator, projector = (
-            partial(seeded_generator, self.seed, uid=sample.uid),
-            self.family.projector_of(self.model),
-        )
-        media, decisions = reduce_on_grid(media, sample.question, pipeline, generator, projector)
+        noise, projector = SampleNoise(self.seed, sample.uid), self.family.projector_of(self.model)
+        media, decisions = reduce_on_grid(media, sample.question, pipeline, noise, projector)
         return media, [*from_tower(encoded, pipeline), *decisions], texts
 
     def reduce_prompt(
@@ -310,9 +308,9 @@ class LoadedModel:
             return arguments, None
         states = []
         for request, prompt in zip(requests, prompts, strict=True):
-            generator = partial(seeded_generator, self.seed, uid=request.sample.uid)
+            noise = SampleNoise(self.seed, request.sample.uid)
             assert prompt.original_positions is not None, "prompts that are reduced inside the LLM have positions"
-            states.append(PromptState(prompt.layout, prompt.original_positions, list(prompt.media), generator))
+            states.append(PromptState(prompt.layout, prompt.original_positions, list(prompt.media), noise))
         width, deepstack = arguments["input_ids"].shape[1], []
         if self.family.deepstack:
             shape = (len(prompts), width, self.config.get_text_config().hidden_size)

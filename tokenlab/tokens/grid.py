@@ -18,11 +18,17 @@ from tokenlab.reduction import Combine, Reduction
 class Evidence:
     """Something a method may look at besides the tokens; subclasses name it and are the keys of `view.evidence`.
 
-    `per_token` evidence has one row a token and rides through every reduction, combined as `combine` says.
+    `axes` say what it is made of: tokens `n`, frames `t`, the question's words `q`, what the LLM reads `s`,
+    a width `d`. Evidence of tokens rides through every reduction, combined as `combine` says.
     """
 
+    axes: ClassVar[str] = "n d"
     combine: ClassVar[Combine] = "weights"
-    per_token: ClassVar[bool] = True
+
+    @property
+    def per_token(self) -> bool:
+        """Whether it has one row a token."""
+        return self.axes.startswith("n")
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class VisualTokens:
         grid: Frames, rows and columns before any reduction.
         evidence: What methods asked for, by the key they asked with.
         tag: A label of each token, set by an earlier reduction.
+        is_image: Whether the frames are pictures or tiles of one image, and not time.
     """
 
     values: Float[Tensor, "n d"]
@@ -42,6 +49,7 @@ class VisualTokens:
     grid: tuple[int, int, int]
     evidence: Mapping[Evidence, Shaped[Tensor, "..."]] = field(default_factory=dict)
     tag: Int[Tensor, " n"] | None = None
+    is_image: bool = False
 
     @classmethod
     def from_grid(
@@ -74,6 +82,26 @@ class VisualTokens:
         if frames is None or not bool((frames == frames[:, :1]).all()):
             raise ValueError("the token grid is ragged: an earlier compressor removed tokens from some frames")
         return self.values.reshape(-1, self.tokens_per_frame, self.values.shape[-1])
+
+    def equal_frames(self) -> list[Int[Tensor, "t n"]]:
+        """Finds the tokens of each frame, frames of one size together: equal in rows, columns and tokens left.
+
+        >>> tokens = VisualTokens(torch.zeros(3, 1), torch.tensor([[0, 0, 0], [1, 0, 0], [1, 0, 1]]), (2, 1, 2))
+        >>> [index.tolist() for index in tokens.equal_frames()]
+        [[[0]], [[1, 2]]]
+        """
+        by_frame = self.frame.argsort(stable=True)
+        numbers, frame, counts = self.frame.unique(return_inverse=True, return_counts=True)
+        extent = self.places.new_zeros(len(numbers), 2)
+        extent.scatter_reduce_(0, frame[:, None].expand(-1, 2), self.places[:, 1:], "amax")
+        sizes, size = torch.cat([counts[:, None], extent], dim=1).unique(dim=0, return_inverse=True)
+        if len(sizes) == 1:
+            return [by_frame.reshape(len(numbers), -1)]
+        groups = [by_frame[size[frame[by_frame]] == number] for number in range(len(sizes))]
+        return sorted(
+            (group.reshape(-1, count) for group, count in zip(groups, sizes[:, 0].tolist(), strict=True)),
+            key=lambda group: int(self.frame[group[0, 0]]),
+        )
 
     def to(self, device: torch.device | str) -> VisualTokens:
         """Copies the tokens to another device; themselves, where they are there already."""

@@ -108,9 +108,9 @@ class TokenLayout:
         return self.prompt.owner[self.origin]
 
     def text_after(self) -> Span:
-        """The span of the text behind the last medium; only asked where there is one."""
-        visual = (self.prompt.run[self.origin] != TEXT).nonzero()
-        return int(visual[-1]) + 1, len(self)
+        """The span of the text behind the last medium, of which nothing need be left; only asked where there is one."""
+        last = int((self.prompt.run != TEXT).nonzero()[-1])
+        return int((self.origin <= last).sum()), len(self)
 
     def positions(self, original: Int[Tensor, "axes l"]) -> Int[Tensor, "axes s"]:
         """Position ids of what is left, from those of the untouched prompt (one row, or one an axis of M-RoPE)."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal, get_args, get_origin
+from dataclasses import replace
+from typing import Literal, get_args, get_origin
 
 from rich.table import Table
 from rich.text import Text
@@ -118,11 +119,10 @@ def compressors_table(family: Family) -> Table:
 
 def variants(method: type[TokenCompressor]) -> dict[str, TokenCompressor]:
     """A method with each value of a parameter that decides what it looks at, by those values; else it alone."""
-    build: Any = method
-    plain = build(retention_ratio=0.5)
+    plain = method.example()
     for name, hint in hints(method).items():
         values = get_args(hint) if get_origin(hint) is Literal else ()
-        built = {f"({name}: {value})": build(retention_ratio=0.5, **{name: value}) for value in values}
+        built = {f"({name}: {value})": replace(plain, **{name: value}) for value in values}
         if any(variant.needs() != plain.needs() for variant in built.values()):
             return built
     return {"": plain}

@@ -1,5 +1,6 @@
 """Frame selection by question: *Adaptive Keyframe Sampling for Long Video Understanding* (CVPR 2025, 2502.21271)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,17 +16,27 @@ class Aks(FrameSelection, name="aks"):
     """Takes the frames that fit the question best, from ever finer halves of the video unless a few stand out.
 
     Args:
+        frames: The authors' budget: how many frames, where `retention_ratio` is `null`; all of a shorter video.
         space: Where frames and question are compared.
         t1: How far the mean of a part's best frames must lie above the part's mean for it to stay whole.
         t2: How large the standard deviation of its scores must be besides; the authors' -100 asks for nothing.
         all_depth: How often the video is halved at most.
     """
 
+    retention_ratio: float | None = None
+    frames: int = 64
     space: Space = "clip"
     t1: float = 0.8
     t2: float = -100.0
     all_depth: int = 5
     paper: ClassVar[str] = "arXiv 2502.21271"
+    has_native_budget: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuses an empty budget."""
+        super().__post_init__()
+        if self.frames < 1:
+            raise ValueError(f"frames is {self.frames}, but must be at least 1")
 
     def needs(self) -> frozenset[Evidence]:
         """How well each frame fits the question."""
@@ -34,7 +45,7 @@ class Aks(FrameSelection, name="aks"):
     def select_frames(self, view: FrameView) -> Reduction:
         """Every part gives its best frames, fewer the smaller it is."""
         scores = view.evidence[FrameScores(self.space)].cpu().double()
-        count = budget(self.retention_ratio, view.num_frames)
+        count = self.count(view.num_frames)
         chosen = torch.zeros(view.num_frames, dtype=torch.bool)
         for depth, start, stop in self.parts(scores, count):
             chosen[start + top(scores[start:stop], count // 2**depth)] = True
@@ -43,6 +54,16 @@ class Aks(FrameSelection, name="aks"):
         rest = scores.masked_fill(chosen, -torch.inf)
         chosen[top(rest, count - int(chosen.sum()))] = True
         return Reduction.keep(chosen.nonzero().flatten(), view.num_frames)
+
+    def count(self, candidates: int) -> int:
+        """How many of so many candidates are taken."""
+        if self.retention_ratio is None:
+            return min(self.frames, candidates)
+        return budget(self.retention_ratio, candidates)
+
+    def kept(self, frame_sizes: Sequence[int]) -> int | None:
+        """Whole frames."""
+        return self.count(len(frame_sizes)) * frame_sizes[0]
 
     def parts(self, scores: Float[Tensor, " t"], count: int) -> list[tuple[int, int, int]]:
         """Depth, first frame and end of the parts that `count` frames are taken from, in time order."""

@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from tokenlab.compressors import GridReduction, GridView, Reduction, budget, mean_segments, segment_starts
+from tokenlab.compressors import (
+    BudgetUnit,
+    GridReduction,
+    GridView,
+    Reduction,
+    budget,
+    mean_segments,
+    segment_starts,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,6 +20,8 @@ class Differential(GridReduction, name="differential"):
 
     positions: Literal["keep", "renumber"] = "renumber"
     paper: ClassVar[str] = "arXiv 2501.17391"
+    budget_unit: ClassVar[BudgetUnit] = "frames"
+    temporal: ClassVar[bool] = True
     needs_full_grid: ClassVar[bool] = True
     leaves_full_grid: ClassVar[bool] = True
 

@@ -45,6 +45,8 @@ class DyCoke(GridReduction, CacheReduction, name="dycoke"):
     similarity: float = 0.9
     last_group: Literal["pruned", "whole"] = "pruned"
     paper: ClassVar[str] = "arXiv 2411.15024"
+    order: ClassVar[Literal["raster", "rank"]] = "rank"
+    temporal: ClassVar[bool] = True
     needs_full_grid: ClassVar[bool] = True
     has_native_budget: ClassVar[bool] = True
     lowest_ratio: ClassVar[float] = 0.25
@@ -67,16 +69,26 @@ class DyCoke(GridReduction, CacheReduction, name="dycoke"):
         total, tokens = frames.shape[:2]
         back = self.compared_with(total).to(frames.device)
         pruned = back.nonzero().flatten()
-        keep = int((1 - self.k) * tokens)
-        if self.retention_ratio is not None:
-            to_share = total * (budget(self.retention_ratio, tokens) - tokens) + pruned.shape[0] * tokens
-            keep = max(0, to_share // max(1, pruned.shape[0]))
+        keep = self.kept_of_pruned(total, tokens, pruned.shape[0])
         # Paper: tokens are merged; released code, which we follow, drops them and puts the least similar ones first
         order = torch.arange(tokens, device=frames.device).repeat(total, 1)
         order[pruned] = cosine_similarity(frames[pruned], frames[pruned - back[pruned]], dim=-1).argsort(stable=True)
         kept = torch.where(back > 0, keep, tokens)
         index = order + torch.arange(total, device=frames.device)[:, None] * tokens
         return Reduction.keep(index[torch.arange(tokens, device=frames.device) < kept[:, None]], total * tokens)
+
+    def kept(self, frame_sizes: Sequence[int]) -> int | None:
+        """What stays of the frames that are pruned, and all others whole."""
+        total, tokens = len(frame_sizes), frame_sizes[0]
+        pruned = int(self.compared_with(total).count_nonzero())
+        return total * tokens - pruned * (tokens - self.kept_of_pruned(total, tokens, pruned))
+
+    def kept_of_pruned(self, total: int, tokens: int, pruned: int) -> int:
+        """Tokens that stay of each frame that is pruned, so that the whole video meets its budget."""
+        if self.retention_ratio is None:
+            return int((1 - self.k) * tokens)
+        to_share = total * (budget(self.retention_ratio, tokens) - tokens) + pruned * tokens
+        return max(0, to_share // max(1, pruned))
 
     def compared_with(self, total: int) -> Int[Tensor, " t"]:
         """How many frames before it the frame is that each is compared with; 0 where it stays whole."""

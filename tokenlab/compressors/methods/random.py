@@ -4,16 +4,14 @@ from dataclasses import dataclass
 
 import torch
 
-from tokenlab.compressors import GridReduction, GridView, Reduction, budget, top_per_frame
+from tokenlab.compressors import FramesView, FrameWise, Reduction, top
 
 
 @dataclass(frozen=True, kw_only=True)
-class Random(GridReduction, name="random"):
+class Random(FrameWise, name="random"):
     """Keeps as many tokens of each frame as a spatial method would, chosen by lot."""
 
-    def reduce_grid(self, view: GridView) -> Reduction:
+    def reduce_frames(self, view: FramesView) -> Reduction:
         """Draws a score for every token; a smaller budget keeps a subset of a larger one's choice."""
-        tokens = view.tokens
-        scores = torch.rand(tokens.num_tokens, generator=view.generator).to(tokens.values.device)
-        keep = budget(self.retention_ratio, tokens.tokens_per_frame)
-        return Reduction.keep(top_per_frame(scores, tokens.frame, keep), tokens.num_tokens)
+        scores = torch.rand(view.values.shape[:2], generator=view.generator)
+        return view.keep(top(scores.to(view.values.device), view.budget))

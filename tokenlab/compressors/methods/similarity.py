@@ -3,9 +3,16 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from torch.nn.functional import cosine_similarity
-
-from tokenlab.compressors import GridReduction, GridView, Reduction, budget, mean_segments, segment_starts
+from tokenlab.compressors import (
+    BudgetUnit,
+    GridReduction,
+    GridView,
+    Reduction,
+    budget,
+    mean_segments,
+    neighbour_cosine,
+    segment_starts,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,12 +21,14 @@ class Similarity(GridReduction, name="similarity"):
 
     positions: Literal["keep", "renumber"] = "renumber"
     paper: ClassVar[str] = "arXiv 2501.17391"
+    budget_unit: ClassVar[BudgetUnit] = "frames"
+    temporal: ClassVar[bool] = True
     needs_full_grid: ClassVar[bool] = True
     leaves_full_grid: ClassVar[bool] = True
 
     def reduce_grid(self, view: GridView) -> Reduction:
         """Cuts where consecutive frames are least alike, position by position."""
         frames = view.tokens.as_frames().float()
-        change = 1 - cosine_similarity(frames[1:], frames[:-1], dim=-1).mean(dim=-1)
+        change = 1 - neighbour_cosine(frames).mean(dim=-1)
         starts = segment_starts(change, budget(self.retention_ratio, frames.shape[0]))
         return mean_segments(starts, *frames.shape[:2])

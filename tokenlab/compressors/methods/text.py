@@ -7,19 +7,18 @@ from torch.nn.functional import normalize
 
 from tokenlab.compressors import (
     Evidence,
-    GridReduction,
-    GridView,
+    FramesView,
+    FrameWise,
     QuestionEmbeddings,
     Reduction,
     Space,
     TokenEmbeddings,
-    budget,
-    top_per_frame,
+    top,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Text(GridReduction, name="text"):
+class Text(FrameWise, name="text"):
     """Keeps the tokens of each frame that are most like some word of the question.
 
     Args:
@@ -33,10 +32,9 @@ class Text(GridReduction, name="text"):
         """Tokens and question in the same space."""
         return frozenset({TokenEmbeddings(self.space), QuestionEmbeddings(self.space)})
 
-    def reduce_grid(self, view: GridView) -> Reduction:
+    def reduce_frames(self, view: FramesView) -> Reduction:
         """Scores a token by its best cosine with a question token, and keeps the top of every frame."""
         tokens = normalize(view.evidence[TokenEmbeddings(self.space)].float(), dim=-1)
         words = normalize(view.evidence[QuestionEmbeddings(self.space)].float(), dim=-1)
         scores = (tokens @ words.T).amax(dim=-1)
-        keep = budget(self.retention_ratio, view.tokens.tokens_per_frame)
-        return Reduction.keep(top_per_frame(scores, view.tokens.frame, keep), view.tokens.num_tokens)
+        return view.keep(top(scores, view.budget))

@@ -5,18 +5,17 @@ from typing import ClassVar, Literal
 
 from tokenlab.compressors import (
     Evidence,
-    GridReduction,
-    GridView,
+    FramesView,
+    FrameWise,
     PoolingAttention,
     Reduction,
     TowerAttention,
-    budget,
-    top_per_frame,
+    top,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Topic(GridReduction, name="topic"):
+class Topic(FrameWise, name="topic"):
     """Keeps the tokens of each frame that [CLS] attends to most in the tower's last-but-one layer.
 
     Args:
@@ -36,8 +35,6 @@ class Topic(GridReduction, name="topic"):
         """That attention."""
         return frozenset({self.attention})
 
-    def reduce_grid(self, view: GridView) -> Reduction:
+    def reduce_frames(self, view: FramesView) -> Reduction:
         """Keeps the top of every frame, in raster order."""
-        keep = budget(self.retention_ratio, view.tokens.tokens_per_frame)
-        index = top_per_frame(view.evidence[self.attention], view.tokens.frame, keep)
-        return Reduction.keep(index, view.tokens.num_tokens)
+        return view.keep(top(view.evidence[self.attention], view.budget))

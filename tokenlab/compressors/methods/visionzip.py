@@ -1,5 +1,6 @@
 """Dominant and contextual tokens: *VisionZip: Longer is Better but Not Necessary* (CVPR 2025, 2412.04467)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -16,7 +17,6 @@ from tokenlab.compressors import (
     TowerAttention,
     TowerKeys,
     blend,
-    budget,
     in_medium,
     top,
 )
@@ -38,6 +38,8 @@ class VisionZip(FrameWise, name="visionzip"):
     dominant: int = 54
     contextual: int = 10
     paper: ClassVar[str] = "arXiv 2412.04467"
+    order: ClassVar[Literal["raster", "rank"]] = "rank"
+    needs_full_grid: ClassVar[bool] = True
     has_native_budget: ClassVar[bool] = True
     merges_before_projector: ClassVar[bool] = True
     attention: ClassVar[Evidence] = TowerAttention(layer=-2, query="cls_or_mean")
@@ -53,13 +55,18 @@ class VisionZip(FrameWise, name="visionzip"):
         """Attention and keys of the tower's last layer but one."""
         return frozenset({self.attention, self.keys})
 
+    def kept(self, frame_sizes: Sequence[int]) -> int | None:
+        """The authors' count of each frame, where no ratio is given."""
+        if self.retention_ratio is not None:
+            return super().kept(frame_sizes)
+        return sum(min(tokens, self.dominant + self.contextual) for tokens in frame_sizes)
+
     def reduce_frames(self, view: FramesView) -> Reduction:
         """Splits the budget of a frame and zips all frames at once."""
         dominant, contextual = self.dominant, self.contextual
         if self.retention_ratio is not None:
-            total = budget(self.retention_ratio, view.values.shape[1])
-            dominant = max(1, total * dominant // (dominant + contextual))
-            contextual = total - dominant
+            dominant = max(1, view.budget * dominant // (dominant + contextual))
+            contextual = view.budget - dominant
         return zip_frames(view.evidence[self.attention], view.evidence[self.keys], dominant, contextual)
 
 

@@ -8,22 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenlab.compressors.base import seeded_generator
-from tokenlab.compressors.evidence import (
-    FrameScores,
-    LastAttention,
-    PoolingAttention,
-    ProjectorInput,
-    QuestionEmbeddings,
-    TokenEmbeddings,
-    TowerAttention,
-    TowerKeys,
-)
+from tokenlab.compressors.base import SampleNoise
+from tokenlab.compressors.evidence import LastAttention
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.compressors.stages import FrameSelection, FrameView, TowerReduction
 from tokenlab.errors import SampleError, UserError, failing_sample
@@ -37,17 +29,6 @@ from tokenlab.tokens.sequence import Medium, Prompt, TokenLayout
 
 WIDTH = 8  # of hidden states, keys and embeddings: counts do not depend on it
 QUESTION_WORDS = 8
-AXES: dict[type[Evidence], str] = {
-    TowerAttention: "n",
-    PoolingAttention: "n",
-    TokenEmbeddings: "n d",
-    ProjectorInput: "n d",
-    TowerKeys: "n d",
-    QuestionEmbeddings: "q d",
-    FrameScores: "t",
-    LastAttention: "s",
-}
-"""What each kind of evidence is made of: tokens, frames, words, the sequence the LLM reads, a width."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +92,7 @@ class SyntheticMedium:
     is_static: bool
 
     def rows(self, shape: MediumShape, *width: int) -> Float[Tensor, "n ..."]:
-        """Noise for each grid token."""
+        """SampleNoise for each grid token."""
         generator = torch.Generator().manual_seed(self.seed)
         frame, row, column = shape.on_grid.unbind(1)
         size = shape.grid
@@ -119,7 +100,7 @@ class SyntheticMedium:
         return drawn[torch.zeros_like(frame) if self.is_static else frame, row, column]
 
     def draw(self, *shape: int, salt: int = 0) -> Float[Tensor, "..."]:
-        """Noise of any other shape; other noise at each step where the medium moves."""
+        """SampleNoise of any other shape; other noise at each step where the medium moves."""
         seed = self.seed if self.is_static else self.seed + 1000 * salt
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
@@ -146,6 +127,7 @@ class DryRun:
 
     def __init__(self, pipeline: Pipeline, query: QueryShape, medium: SyntheticMedium) -> None:
         self.pipeline, self.query, self.medium = pipeline, query, medium
+        self.noise = SampleNoise(medium.seed, "profile")
         self.before = min(1, query.text - 1)  # text before the medium; the question follows
         self.plan = pipeline.layer_plan(query.num_layers)
 
@@ -153,10 +135,11 @@ class DryRun:
         """The stages in the order of the walk."""
         shape = self.query.medium(self._select_frames())
         tower = self._tower(shape)
-        tokens = VisualTokens(self.medium.rows(shape, WIDTH), shape.on_grid, shape.grid, self._evidence(shape))
+        values, is_image = self.medium.rows(shape, WIDTH), self.query.frames == 1
+        tokens = VisualTokens(values, shape.on_grid, shape.grid, self._evidence(shape), is_image=is_image)
         tokens = tokens if tower is None else tokens.reduce(tower.reduction)
         projector = (lambda rows: rows) if self.query.token_wise else None
-        (tokens,), decisions = reduce_on_grid([tokens], "", self.pipeline, self.generator, projector)
+        (tokens,), decisions = reduce_on_grid([tokens], "", self.pipeline, self.noise, projector)
         separators = shape.num_tokens - len(shape.on_grid)  # they stay, as text does
         state = self._layers(tokens, self.query.text + separators)
         self._decode(state)
@@ -172,27 +155,24 @@ class DryRun:
             visible=state.trace.visible_tokens,
         )
 
-    def generator(self, method: str) -> torch.Generator:
-        """Fresh noise for a method."""
-        return seeded_generator(self.medium.seed, method, "profile")
-
     def _select_frames(self) -> int:
         frames = self.query.frames
-        for method in self.pipeline.of_stage(FrameSelection):
+        for place, method in self.pipeline.placed(FrameSelection).items():
             evidence = self._of_request({"t": frames, "q": QUESTION_WORDS, "d": WIDTH})
             seconds = torch.arange(frames, dtype=torch.float64)
-            view = FrameView(frames, seconds, "", evidence, self.generator(method.name))
+            view = FrameView(frames, seconds, "", evidence, self.noise.generator(place, 0, "frames"))
             with failing_sample(method.name):
                 frames = method.select_frames(view).settle(method.order).num_outputs
         return frames
 
     def _tower(self, shape: MediumShape) -> TowerReductions | None:
         """What a method inside the tower leaves."""
-        methods, tower = self.pipeline.of_stage(TowerReduction), self.query.tower
+        methods, tower = self.pipeline.placed(TowerReduction), self.query.tower
         if not methods:
             return None
         assert tower is not None, "the family refuses such a method"
-        run = TowerRun(methods[0], self.generator(methods[0].name), tower.protected, tower.read, tower.depth)
+        ((place, method),) = methods.items()
+        run = TowerRun(method, partial(self.noise.generator, place, 0), tower.protected, tower.read, tower.depth)
         left = tower.protected + len(shape.on_grid) // shape.passes
         for _ in range(tower.read):
             hidden = self.medium.draw(shape.passes, left, WIDTH)
@@ -224,7 +204,7 @@ class DryRun:
         markers = (((0, 0), (0, 0)),) * tokens.grid[0]
         prompt = Prompt(ids, (Medium(visual, tokens.places, visual[:0], markers),))
         positions = torch.arange(len(prompt))[None]
-        return PromptState(TokenLayout.identity(prompt), positions, [tokens], self.generator)
+        return PromptState(TokenLayout.identity(prompt), positions, [tokens], self.noise)
 
     def _decode(self, state: PromptState) -> None:
         """All further tokens of the answer; what each attends to is noted in the trace."""
@@ -245,23 +225,17 @@ class DryRun:
         return {**per_token, **self._of_request({"t": shape.grid[0], "q": QUESTION_WORDS, "d": WIDTH})}
 
     def _rows(self, need: Evidence, shape: MediumShape) -> Float[Tensor, "n ..."]:
-        return self.medium.rows(shape, WIDTH) if "d" in _axes(need) else _scores(self.medium.rows(shape))
+        return self.medium.rows(shape, WIDTH) if "d" in need.axes else _scores(self.medium.rows(shape))
 
     def _of_request(self, sizes: Mapping[str, int]) -> dict[Evidence, Tensor]:
         """The evidence that is not about single tokens, as far as these sizes make it."""
         found: dict[Evidence, Tensor] = {}
         for need in self.pipeline.needs():
-            axes = _axes(need)
+            axes = need.axes.split()
             if not need.per_token and set(axes) <= sizes.keys():
                 noise = self.medium.draw(*(sizes[axis] for axis in axes))
                 found[need] = noise if "d" in axes else _scores(noise)
         return found
-
-
-def _axes(need: Evidence) -> list[str]:
-    if type(need) not in AXES:
-        raise UserError(f"profile cannot make up {need}, which a compressor asks for")
-    return AXES[type(need)].split()
 
 
 def _scores(noise: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenlab.compressors.base import State
+from tokenlab.compressors.base import SampleNoise, State
 from tokenlab.compressors.evidence import LastAttention
 from tokenlab.compressors.stages import LayerReduction, LayerView, Moment
 from tokenlab.errors import failing_sample
@@ -20,9 +20,6 @@ from tokenlab.trace import AppliedReduction, Trace
 
 LAST_ATTENTION = LastAttention()
 
-Generators = Callable[[str], torch.Generator]
-"""Fresh noise for a method, by its name."""
-
 
 @dataclass
 class PromptState:
@@ -32,9 +29,9 @@ class PromptState:
         layout: Which tokens are left of which untouched prompt.
         original_positions: Position ids of the untouched prompt.
         media: The tokens that are left of each medium, without their values, which are stale inside the LLM.
-        generator: Fresh noise for a method, by its name.
+        noise: Of its sample.
         trace: What was done so far inside the LLM.
-        states: What methods remember, by their stage, their place among its methods, and medium.
+        states: What methods remember, by their stage, their place in the pipeline, and medium.
         attention: Attention from the last prompt token to every token that is left, in the latest layer recorded.
         origins: By layer, the untouched prompt's index of each token in the layer's cache.
         mlp_tokens: By layer, tokens that its MLP reads.
@@ -43,7 +40,7 @@ class PromptState:
     layout: TokenLayout
     original_positions: Int[Tensor, "axes l"]
     media: list[VisualTokens]
-    generator: Generators
+    noise: SampleNoise
     trace: Trace = field(default_factory=Trace)
     states: dict[tuple[str, int, int], State] = field(default_factory=dict)
     attention: Float[Tensor, " s"] | None = None
@@ -80,7 +77,7 @@ class PromptState:
 
         Args:
             method: The method.
-            place: Its place among the pipeline's layer methods.
+            place: Its place in the pipeline.
             hidden: The sequence at this point.
             layer: The layer.
             num_layers: Layers of the LLM.
@@ -88,11 +85,15 @@ class PromptState:
         """
         decisions = []
         for number, tokens in enumerate(self.media):
-            view = self._view(number, tokens, hidden, layer, num_layers, moment, self.generator(method.name))
+            generator = self.noise.generator(place, number, f"layer {layer}, {moment}")
+            view = self._view(number, tokens, hidden, layer, num_layers, moment, generator)
             key = ("layers", place, number)
-            with failing_sample(method.name):
-                decision, self.states[key] = method.reduce_layer(view, self.states.get(key))
-                decisions.append(decision.settle(method.order))
+            if method.temporal and tokens.is_image:
+                decisions.append(Reduction.identity(tokens.num_tokens))
+            else:
+                with failing_sample(method.name):
+                    decision, self.states[key] = method.reduce_layer(view, self.states.get(key))
+                    decisions.append(decision.settle(method.order))
             applied = AppliedReduction("layers", method.name, number, decisions[-1], layer)
             self.trace += Trace(reductions=(applied,))
         return decisions

@@ -78,6 +78,8 @@ class VisibleTokens:
         for number, medium in enumerate(prompt.layout.prompt.media):
             seen = torch.isin(origin, medium.visual) & ~torch.isin(origin, self.masked[row])
             visual = seen.nonzero()[:, 0]
+            if method.temporal and prompt.media[number].is_image:
+                continue
             evidence = {} if attention is None else self._evidence(prompt, attention[row], index)
             kept = self._decide(method, place, prompt, number, index, visual, evidence)
             skipped = torch.ones(len(visual), dtype=torch.bool)
@@ -102,7 +104,7 @@ class VisibleTokens:
             step=self.step,
             visual=visual.to(device),
             evidence=evidence,
-            generator=prompt.generator(method.name),
+            generator=prompt.noise.generator(place, number, f"step {self.step}, layer {index}"),
         )
         key = ("cache", place, number)
         with failing_sample(method.name):

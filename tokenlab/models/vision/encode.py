@@ -21,7 +21,7 @@ from tokenlab.models.families.grids import grid_shape
 from tokenlab.models.families.media import ProcessorOutput
 from tokenlab.models.vision.auxiliary import AuxiliaryClip
 from tokenlab.models.vision.evidence import PoolingHead, read_evidence, record_evidence
-from tokenlab.models.vision.tower import TowerReductions, TowerRun, blocks_read
+from tokenlab.models.vision.tower import BlockNoise, TowerReductions, TowerRun, blocks_read
 from tokenlab.models.vision.tower_hooks import TowerHooks
 from tokenlab.tokens import Evidence, VisualTokens
 from tokenlab.trace import synchronise
@@ -64,7 +64,7 @@ def encode(
     family: Family,
     processed: ProcessorOutput,
     needs: frozenset[Evidence],
-    method: tuple[TowerReduction, torch.Generator] | None = None,
+    method: tuple[TowerReduction, BlockNoise] | None = None,
     head: PoolingHead | None = None,
 ) -> Encoded:
     """Runs one medium through tower and projector; raises SampleError if what comes out is not finite.
@@ -97,7 +97,7 @@ def encode(
     evidence = {need: value.to(values.device) for need, value in found.items()}
     if ALIGNED in needs:
         evidence[ALIGNED] = values
-    tokens = VisualTokens(values, places, grid_shape(processed.places), evidence)
+    tokens = VisualTokens(values, places, grid_shape(processed.places), evidence, is_image=spec is family.image)
     elapsed = 1000 * (time.perf_counter() - started)
     deepstack = [as_rows(layer) for layer in getattr(output, "deepstack_features", None) or []]
     return Encoded(output, rows, deepstack, tokens, processed, elapsed - sum(spent.values()), spent, left)
@@ -122,11 +122,11 @@ def with_joint_embeddings(encoded: Encoded, clip: AuxiliaryClip, frames: Frames,
 
 
 def _tower_hooks(
-    model: PreTrainedModel, family: Family, spec: MediaSpec, method: TowerReduction, generator: torch.Generator
+    model: PreTrainedModel, family: Family, spec: MediaSpec, method: TowerReduction, noise: BlockNoise
 ) -> TowerHooks:
     blocks = family.blocks_of(model, spec)
     read = blocks_read(model.config, len(blocks))
-    run = TowerRun(method, generator, int(family.has_cls), read, len(blocks))
+    run = TowerRun(method, noise, int(family.has_cls), read, len(blocks))
     return TowerHooks(blocks, family.norm, family.attention, run)
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenlab.compressors.base import seeded_generator
+from tokenlab.compressors.base import SampleNoise
 from tokenlab.compressors.evidence import FrameScores
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.compressors.stages import FrameSelection, FrameView
@@ -37,7 +37,7 @@ def select_from_media(
         What the tower will see of each medium, and what was selected and read for it.
     """
     media, trace = list(candidates), Trace()
-    for method in pipeline.of_stage(FrameSelection):
+    for place, method in pipeline.placed(FrameSelection).items():
         for number, frames in enumerate(media):
             if frames.is_image:
                 continue
@@ -45,7 +45,7 @@ def select_from_media(
             if clip is not None and FRAME_SCORES in method.needs():
                 evidence[FRAME_SCORES], texts = clip.score_frames(frames, sample.question)
                 trace += Trace(auxiliary_scored=len(frames.numbers), auxiliary_text=texts)
-            generator = seeded_generator(seed, method.name, sample.uid)
+            generator = SampleNoise(seed, sample.uid).generator(place, number, "frames")
             seconds = torch.from_numpy(frames.seconds)
             view = FrameView(len(frames.numbers), seconds, sample.question, evidence, generator)
             with failing_sample(method.name):

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenlab.compressors.base import TokenCompressor
+from tokenlab.compressors.base import SampleNoise, TokenCompressor
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.compressors.stages import GridReduction, GridView, TowerReduction
 from tokenlab.errors import SampleError, failing_sample
@@ -30,7 +29,7 @@ def reduce_on_grid(
     media: list[VisualTokens],
     question: str,
     pipeline: Pipeline,
-    generator: Callable[[str], torch.Generator],
+    noise: SampleNoise,
     projector: Projector | None,
 ) -> tuple[list[VisualTokens], Decisions]:
     """Runs the stage on all media of a prompt; raises SampleError where a method cannot act on one of them.
@@ -39,17 +38,20 @@ def reduce_on_grid(
         media: The tokens of each medium, with the evidence that the pipeline looks at.
         question: What is per_token.
         pipeline: Its methods on the token grid decide, one after the other.
-        generator: Fresh noise for a method, by its name.
+        noise: Of the sample.
         projector: The projector, if it takes tokens one by one: what may be merged before it.
 
     Returns:
         What is left of each medium, and the decisions.
     """
     decisions: Decisions = []
-    for method in pipeline.of_stage(GridReduction):
+    for place, method in pipeline.placed(GridReduction).items():
         decided = []
-        for tokens in media:
-            view = GridView(tokens, question, generator(method.name))
+        for number, tokens in enumerate(media):
+            if method.temporal and tokens.is_image:
+                decided.append(Reduction.identity(tokens.num_tokens))
+                continue
+            view = GridView(tokens, question, noise.generator(place, number, "grid"))
             with failing_sample(method.name):
                 decided.append(method.reduce_grid(view).settle(method.order))
         before = projector if method.merges_before_projector else None

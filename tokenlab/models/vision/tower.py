@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, reduce
 
@@ -15,6 +16,9 @@ from tokenlab.compressors.stages import BlockView, TowerReduction
 from tokenlab.errors import UserError, failing_sample
 from tokenlab.reduction import Reduction
 from tokenlab.trace import BlockTokens
+
+BlockNoise = Callable[[str], torch.Generator]
+"""Fresh noise for a method, by the block in which it decides."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +95,14 @@ class TowerRun:
 
     Args:
         method: The method.
-        generator: The noise it may draw.
+        noise: What it may draw in each block.
         protected: Leading tokens of every frame that may not go, such as [CLS].
         num_blocks: Blocks before the features that the LLM reads.
         depth: Blocks in all.
     """
 
-    def __init__(
-        self, method: TowerReduction, generator: torch.Generator, protected: int, num_blocks: int, depth: int
-    ) -> None:
-        self.method, self.generator, self.protected = method, generator, protected
+    def __init__(self, method: TowerReduction, noise: BlockNoise, protected: int, num_blocks: int, depth: int) -> None:
+        self.method, self.noise, self.protected = method, noise, protected
         self.num_blocks, self.depth = num_blocks, depth
         self.state: State = None
         self.reductions: list[Reduction] = []
@@ -122,7 +124,7 @@ class TowerRun:
             size=self.size,
             patches=self.tokens[0][0] if self.tokens else tokens,
             protected=self.protected,
-            generator=self.generator,
+            generator=self.noise(f"block {len(self.reductions)}"),
         )
         with failing_sample(self.method.name):
             reduction, self.state = self.method.reduce_block(view, self.state)
