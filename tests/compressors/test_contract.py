@@ -98,7 +98,7 @@ def test_impossible_budgets_are_refused(name, ratio):
 
 
 @pytest.mark.parametrize("name", ON_GRID)
-@given(ratio=st.floats(0.02, 1.0), frames=st.integers(1, 7), rows=st.integers(1, 5), columns=st.integers(1, 5))
+@given(ratio=st.floats(0.02, 0.99), frames=st.integers(1, 7), rows=st.integers(1, 5), columns=st.integers(1, 5))
 @settings(suppress_health_check=[HealthCheck.too_slow])
 def test_meets_its_budget(name, ratio, frames, rows, columns):
     method = REGISTRY[name].example(ratio)
@@ -106,22 +106,23 @@ def test_meets_its_budget(name, ratio, frames, rows, columns):
     reduction = method.reduce_grid(view).check()
     assert reduction.num_inputs == view.tokens.num_tokens
     sizes = [rows * columns] * frames
-    assert (method.kept(sizes) is None) == (name in DATA_DECIDES and not method.is_off)
+    assert (method.kept(sizes) is None) == (name in DATA_DECIDES)
     if (kept := method.kept(sizes)) is None:
-        assert abs(reduction.num_outputs - ratio * sum(sizes)) <= frames + DATA_DECIDES[name] * sum(sizes)
+        assert reduction.num_outputs <= ratio * sum(sizes) + frames
+        assert reduction.num_outputs >= ratio * sum(sizes) - frames or ratio > DATA_DECIDES[name]
     else:
         assert reduction.num_outputs == kept
 
 
 DATA_DECIDES = {"vidcom2": 0.5}
-"""Methods whose count what they see decides, and by what share of all tokens it may be off where frames fill up."""
+"""Methods whose count what they see decides: a token a frame more or less, and above which ratio frames may fill up."""
 
 SPATIAL = [name for name in ON_GRID if not REGISTRY[name].temporal]
 shapes = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=5)
 
 
 @pytest.mark.parametrize("name", SPATIAL)
-@given(ratio=st.floats(0.02, 1.0), shapes=shapes, seed=st.integers(0, 9))
+@given(ratio=st.floats(0.02, 0.99), shapes=shapes, seed=st.integers(0, 9))
 @settings(suppress_health_check=[HealthCheck.too_slow])
 def test_meets_its_budget_on_mosaics_and_ragged_grids(name, ratio, shapes, seed):
     """Frames of several shapes; and of those some tokens, where the method does not need them all."""
