@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenlab.functional import means
 from tokenlab.reduction import Reduction
 
 
@@ -175,3 +176,14 @@ def test_nothing_may_be_left():
     empty = Reduction.keep(torch.empty(0, dtype=torch.long), 3).check()
     assert empty.apply(torch.ones(3, 2)).shape == (0, 2)
     assert Reduction.keep(torch.arange(3), 3).then(empty).num_outputs == 0
+
+
+def test_values_without_width_are_reduced_by_several_threads():
+    """Inside the LLM media carry none; torch's bags raise on them where threads share the work."""
+    label = torch.arange(512) // 2
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert means(torch.arange(0, 512, 2), label).apply(torch.empty(512, 0)).shape == (256, 0)
+    finally:
+        torch.set_num_threads(threads)

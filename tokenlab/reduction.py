@@ -149,7 +149,7 @@ class Reduction:
         if self.is_identity:
             return values
         kept = values[self.anchor]
-        if not self.merges:
+        if not self.merges or not kept.numel():  # of values without width torch's threads make an error
             return kept
         weight = self.weight.float()
         if combine == "sum":
