@@ -21,6 +21,16 @@ def divprune(case: Case) -> None:
     assert torch.equal(decide_on_grid(method, on_grid(case.inputs["x"])).anchor, case.outputs["keep_sorted"])
 
 
+def dtd(case: Case) -> None:
+    mode = "absolute" if case.params["absolute"] else "relative"
+    method = REGISTRY["dtd"](threshold=case.params["threshold"], mode=mode)
+    tokens = on_grid(case.inputs["x"], case.params["frames"], case.params["h"])
+    kept, prefix = decide_on_grid(method, tokens).anchor, case.params["prefix_tokens"]
+    before, behind = torch.arange(prefix), torch.arange(case.params["suffix_tokens"]) + prefix + tokens.num_tokens
+    assert torch.equal(torch.cat([before, prefix + kept, behind]), case.outputs["kept_abs_index"])
+    assert method.positions == "keep"
+
+
 def evs(case: Case) -> None:
     method = REGISTRY["evs"](retention_ratio=1 - case.params["pruning_rate"])
     rows = case.params["H"] // case.params["spatial_merge_size"]
@@ -42,7 +52,7 @@ def vidcom2(case: Case) -> None:
 
 
 ADAPTERS: dict[str, Callable[[Case], None]] = {
-    adapter.__name__: adapter for adapter in (divprune, evs, fastervlm, vidcom2)
+    adapter.__name__: adapter for adapter in (divprune, dtd, evs, fastervlm, vidcom2)
 }
 """By folder."""
 

@@ -25,6 +25,7 @@ class AppliedReduction:
     medium: int
     reduction: Reduction
     layer: int | None = None
+    drops_separators: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,15 @@ class Trace:
     def visual_tokens_after(self, num_reductions: int) -> int:
         """Visual tokens left after the first `num_reductions` reductions."""
         left = [medium.grid_tokens for medium in self.media]
+        outside = [medium.separators for medium in self.media]
         for applied in self.reductions[:num_reductions]:
             if applied.stage == "frames":
                 left[applied.medium] = math.prod(self.grids[applied.medium])
             else:
                 left[applied.medium] = applied.reduction.num_outputs
-        return sum(left) + sum(medium.separators for medium in self.media)
+            if applied.drops_separators and not applied.reduction.is_identity:
+                outside[applied.medium] = 0
+        return sum(left) + sum(outside)
 
 
 def synchronise(device: torch.device) -> None:

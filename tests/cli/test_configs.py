@@ -48,8 +48,6 @@ def test_every_compressor_that_can_run_has_an_arm():
         step["class_path"] for path in WHOLE for arm in expanded(path)["model"]["pipelines"].values() for step in arm
     ]
     own = [method for method in REGISTRY.values() if method.__module__.startswith("tokenlab.")]
-    runs = [
-        method for method in own if why_unsupported(FAMILIES["llava"], method(retention_ratio=0.5), ["clip"]) is None
-    ]
+    runs = [method for method in own if why_unsupported(FAMILIES["llava"], method.example(), ["clip"]) is None]
     assert runs
     assert {f"{method.__module__}.{method.__name__}" for method in runs} <= set(steps)

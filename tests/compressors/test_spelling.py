@@ -165,7 +165,8 @@ def test_a_sweep_may_not_take_the_name_of_an_arm():
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_every_compressor_expands(name):
-    assert expand_pipelines({"a": [{name: {"retention_ratio": 0.5}}]})["a"][0]["init_args"] == {"retention_ratio": 0.5}
+    arguments = {"retention_ratio": REGISTRY[name].example().retention_ratio}
+    assert expand_pipelines({"a": [{name: arguments}]})["a"][0]["init_args"] == arguments
 
 
 def test_text_spells_a_pipeline():

@@ -62,12 +62,12 @@ def thinning(*at, **kwargs) -> Thinning:
 
 
 DRIVEN = sorted(
-    name for name, method in REGISTRY.items() if not why_unsupported(FAMILIES["llava"], method(retention_ratio=0.4))
+    name for name, method in REGISTRY.items() if not why_unsupported(FAMILIES["llava"], method.example(0.4))
 )
 """The methods that the model side can run without further encoders."""
 
 PIPELINES = {
-    **{name: ((name, {"retention_ratio": 0.4}),) for name in DRIVEN},
+    **{name: ((name, {"retention_ratio": REGISTRY[name].example(0.4).retention_ratio}),) for name in DRIVEN},
     **{
         f"{name} other positions": ((name, {"retention_ratio": 0.4, "positions": positions}),)
         for name, positions in (
@@ -96,6 +96,7 @@ PIPELINES = {
     ),
     "vanishing": (("vanishing", {"retention_ratio": 0.5}),),
     "vanishing, separators kept": (("vanishing", {"retention_ratio": 0.5, "separators": "keep"}),),
+    "vanishing, separators dropped": (("vanishing", {"retention_ratio": 0.5, "separators": "drop"}),),
     "vanishing other positions": (("vanishing", {"retention_ratio": 0.5, "positions": "renumber"}),),
     "similarity separators kept": (("similarity", {"retention_ratio": 0.4, "separators": "keep"}),),
     "joint": (("similarity", {"retention_ratio": 0.5}), ("text", {"retention_ratio": 0.4})),

@@ -40,7 +40,7 @@ def test_a_ratio_is_of_the_tokens_on_the_grid(checkpoints, name, ratio, left):
 
 @pytest.mark.parametrize("name", ON_GRID)
 def test_every_method_on_the_grid_takes_an_image(loaded, name):
-    method = REGISTRY[name](retention_ratio=0.5)
+    method = REGISTRY[name].example()
     if why_unsupported(loaded.family, method):
         pytest.skip("this family cannot have it")
     trace = trace_of(loaded, Pipeline((method,)), noise_image(1, 200, 60))
@@ -56,3 +56,15 @@ def test_two_images_draw_different_noise(loaded):
     image = noise_image(1, 64, 64)
     one, other = trace_of(loaded, Pipeline((REGISTRY["random"](retention_ratio=0.5),)), image, image).reductions
     assert one.reduction.anchor.tolist() != other.reduction.anchor.tolist()
+
+
+def test_withdrawn_images_take_their_newlines_along(loaded):
+    trace = trace_of(loaded, Pipeline((REGISTRY["vtw"](),)), read_image(TALL))
+    assert trace.visual_tokens_out == trace.visual_tokens_in  # nothing goes before the LLM
+    clip = Clip("i", (Sample("i#0", "i", "what is there ?"),), (read_image(TALL),))
+    pipeline = Pipeline((REGISTRY["vtw"](),))
+    request = loaded.prepare(clip, clip.samples[0], pipeline, EncodeCache(frozenset()))
+    (answer,) = loaded.generate([request])
+    assert answer.trace.visual_tokens_out == 0
+    text = len(request.prompt.layout.prompt.run) - trace.visual_tokens_in
+    assert answer.trace.attention_tokens[-1] <= text  # tags of tiles go, too

@@ -181,7 +181,7 @@ def test_flash_attention_takes_no_mask(checkpoints, monkeypatch):
         Evaluation(half, {"topic": [REGISTRY["topic"](retention_ratio=0.5)]})
     for name in ("tome", "dycoke"):
         with pytest.raises(UserError, match=f"model.pipelines.mine: {name} cannot run .* takes no mask"):
-            Evaluation(half, {"mine": [REGISTRY[name](retention_ratio=0.5)]})
+            Evaluation(half, {"mine": [REGISTRY[name].example()]})
 
 
 def test_a_checkpoint_whose_decoding_cannot_be_followed_is_refused_by_name(copied):

@@ -206,7 +206,7 @@ def test_what_depends_on_the_video_is_no_number():
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_every_method_runs_dry(name):
     """On the embedded model's size, with the budget kept."""
-    counts = dry_run(Pipeline((REGISTRY[name](retention_ratio=0.5),)), query_shape())
+    counts = dry_run(Pipeline((REGISTRY[name].example(),)), query_shape())
     assert counts.visual_left is None or counts.visual_left <= 8 * 64 * 0.6
 
 

@@ -107,7 +107,7 @@ def test_windows_are_heeded_before_the_llm_and_refused_inside(windowed):
         with pytest.raises(UserError, match=f"compress: {refusal}"):
             tokenlab.compress(model, processor, f"{name}@0.5").__enter__()
         with pytest.raises(UserError, match=f"model.pipelines.mine: {refusal}"):
-            Evaluation(settings(windowed), {"mine": [REGISTRY[name](retention_ratio=0.5)]})
+            Evaluation(settings(windowed), {"mine": [REGISTRY[name].example()]})
     loaded = LoadedModel.load(settings(windowed))
     clip = Clip("0", (sample,), (WIDE,))
     request = loaded.prepare(clip, sample, Arm(), EncodeCache(frozenset()))

@@ -77,9 +77,11 @@ def edit(
     stands = standing(anchors, {slot: token.run for slot, token in slotted.items()}, method.order, sequence, medium)
     edited = []
     for token in sequence:
+        if token.slot is None and token.medium == medium and method.separators == "drop":
+            continue
         if token.slot is None or token.medium != medium:
             orphaned = token.frame is not None and token.frame[0] == medium and token.frame[1] not in alive
-            if not (orphaned and method.separators == "follow"):
+            if not (orphaned and method.separators != "keep"):
                 edited.append(replace(token))
             continue
         for slot in stands.get(token.slot, []):

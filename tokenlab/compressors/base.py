@@ -26,6 +26,8 @@ BudgetUnit = Literal["frame", "frames", "medium", "layers", "none"]
 """In what a ratio is met: the tokens of each frame, the frames of a video, the tokens of a medium, the tokens that the
 LLM's last layer reads; `none`: a method has no ratio but 1, which switches it off."""
 
+Separators = Literal["follow", "keep", "drop"]
+
 Method = TypeVar("Method", bound="TokenCompressor")
 
 REGISTRY: dict[str, type[TokenCompressor]] = {}
@@ -38,7 +40,8 @@ class TokenCompressor(ABC):
     Args:
         retention_ratio: Kept / total visual tokens of a medium, in (0, 1]; 1 switches the method off.
         positions: Whether survivors `keep` their position ids or the sequence is `renumber`ed without gaps.
-        separators: Whether the text that marks a frame `follow`s it when the frame loses all its tokens, or is `keep`t.
+        separators: Whether the text that marks a frame `follow`s it when the frame loses all its tokens, or is `keep`t;
+            `drop`: visual tokens outside the grid, such as newlines, go as well.
 
     Raises:
         ValueError: If `retention_ratio` is not in (0, 1].
@@ -46,7 +49,7 @@ class TokenCompressor(ABC):
 
     retention_ratio: float
     positions: Literal["keep", "renumber"] = "keep"
-    separators: Literal["follow", "keep"] = "follow"
+    separators: Separators = "follow"
 
     name: ClassVar[str]
     stage: ClassVar[str]
@@ -84,6 +87,8 @@ class TokenCompressor(ABC):
         ratio = self.retention_ratio
         if ratio is None and self.has_native_budget:
             return
+        if self.budget_unit == "none" and ratio != 1:
+            raise ValueError(f"retention_ratio is {ratio}, but {self.name} has none: give null, or 1 to switch it off")
         if ratio is None or not 0 < ratio <= 1:  # also refuses NaN
             raise ValueError(
                 f"retention_ratio is {ratio}, but must be greater than 0 and at most 1 (1 keeps every token)"
@@ -97,7 +102,8 @@ class TokenCompressor(ABC):
     @classmethod
     def example(cls: type[Method], ratio: float = 0.5) -> Method:
         """Builds one for tests, tables and pages: at this ratio, or what comes nearest to it."""
-        return cls(retention_ratio=max(ratio, cls.lowest_ratio))
+        build: Any = cls
+        return build(retention_ratio=None if cls.budget_unit == "none" else max(ratio, cls.lowest_ratio))
 
     def kept(self, frame_sizes: Sequence[int]) -> int | None:
         """Counts the tokens that are left of a medium, by the method's own rounding.

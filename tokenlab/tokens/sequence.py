@@ -126,21 +126,24 @@ class TokenLayout:
         order = self.prompt.run[self.origin[self.visual(number)[decision.anchor]]].argsort(stable=True)
         return decision.reorder(order), order
 
-    def lift(self, decisions: Sequence[Reduction], separators: Literal["follow", "keep"]) -> Reduction:
+    def lift(self, decisions: Sequence[Reduction], separators: Literal["follow", "keep", "drop"]) -> Reduction:
         """Makes one reduction over the whole sequence of the reductions of its media; text is kept.
 
-        Slots of a run fill the run's kept places in their order; separators stay put. Where a frame loses every token
-        its markers go, unless they are kept.
+        Slots of a run fill the run's kept places in their order; separators stay put, unless they are dropped. Where a
+        frame loses every token its markers go, unless they are kept.
 
         Args:
             decisions: For each medium, a reduction whose slots are in the order of their runs.
-            separators: Whether markers follow their frame, or are kept.
+            separators: Whether markers follow their frame, or are kept; whether separators go, too, where a medium is
+                reduced.
         """
         is_text, parts, places = self.medium == TEXT, [], []
         for number, decision in enumerate(decisions):
             visual = self.visual(number)
             anchors = visual[decision.anchor]
-            if separators == "follow":
+            if separators == "drop" and not decision.is_identity:
+                is_text &= ~torch.isin(self.origin, self.prompt.media[number].separators)
+            if separators != "keep":
                 is_text &= ~self._markers_of_empty_frames(number, self.origin[anchors])[self.origin]
             parts.append((replace(decision, tag=None), visual))
             places.append(anchors.sort().values)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from tokenlab.compressors import (
     Evidence,
@@ -11,6 +11,7 @@ from tokenlab.compressors import (
     LayerView,
     Moment,
     Reduction,
+    Separators,
     State,
     budget,
     scaled_layer,
@@ -26,7 +27,7 @@ class FastV(LayerReduction, name="fastv"):
         layer: At the entry of which of 32 layers tokens go; the attention of the one before ranks them.
     """
 
-    separators: Literal["follow", "keep"] = "keep"
+    separators: Separators = "keep"
     layer: int = 2
     paper: ClassVar[str] = "arXiv 2403.06764"
     attention: ClassVar[Evidence] = LastAttention()

@@ -16,6 +16,7 @@ from tokenlab.compressors import (
     LayerView,
     Moment,
     Reduction,
+    Separators,
     State,
     budget,
     mean_runs,
@@ -49,7 +50,7 @@ class FrameFusion(LayerReduction, name="framefusion"):
     """
 
     retention_ratio: float | None = None
-    separators: Literal["follow", "keep"] = "keep"
+    separators: Separators = "keep"
     cost: float = 0.3
     similarity_lower_bound: float = 0.6
     ratio_lower_bound: float = 0.1

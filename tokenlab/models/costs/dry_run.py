@@ -140,8 +140,10 @@ class DryRun:
         tokens = tokens if tower is None else tokens.reduce(tower.reduction)
         projector = (lambda rows: rows) if self.query.token_wise else None
         (tokens,), decisions = reduce_on_grid([tokens], "", self.pipeline, self.noise, projector)
-        separators = shape.num_tokens - len(shape.on_grid)  # they stay, as text does
-        state = self._layers(tokens, self.query.text + separators)
+        separators = shape.num_tokens - len(shape.on_grid)
+        if any(method.separators == "drop" for method, _ in decisions):
+            separators = 0
+        state = self._layers(tokens, separators)
         self._decode(state)
         attention = tuple(map(len, state.origins))
         return TokenCounts(
@@ -179,9 +181,9 @@ class DryRun:
             left = run.reduce(hidden, self.medium.draw(shape.passes, left, 1, WIDTH)).shape[1]
         return run.finish()
 
-    def _layers(self, tokens: VisualTokens, text: int) -> PromptState:
-        """A prompt of this medium and so much text through all layers."""
-        state = self._begin(tokens, text)
+    def _layers(self, tokens: VisualTokens, separators: int) -> PromptState:
+        """A prompt of this medium, so many tokens outside its grid, and the query's text through all layers."""
+        state = self._begin(tokens, separators)
         hidden = self.medium.draw(len(state.layout), WIDTH)
         hidden[state.layout.visual(0)] = tokens.values
         for layer in range(self.query.num_layers):
@@ -197,12 +199,13 @@ class DryRun:
             state.mlp_tokens[layer] = len(state.layout)
         return state
 
-    def _begin(self, tokens: VisualTokens, text: int) -> PromptState:
+    def _begin(self, tokens: VisualTokens, separators: int) -> PromptState:
         """A prompt of the medium behind some text, in one run; the rest of the text follows."""
-        ids = torch.zeros(tokens.num_tokens + text, dtype=torch.long)
-        visual = torch.arange(self.before, self.before + tokens.num_tokens)
+        ids = torch.zeros(tokens.num_tokens + separators + self.query.text, dtype=torch.long)
+        run = torch.arange(self.before, self.before + tokens.num_tokens + separators)
+        visual, outside = run.split([tokens.num_tokens, separators])
         markers = (((0, 0), (0, 0)),) * tokens.grid[0]
-        prompt = Prompt(ids, (Medium(visual, tokens.places, visual[:0], markers),))
+        prompt = Prompt(ids, (Medium(visual, tokens.places, outside, markers),))
         positions = torch.arange(len(prompt))[None]
         return PromptState(TokenLayout.identity(prompt), positions, [tokens], self.noise)
 

@@ -94,7 +94,9 @@ class PromptState:
                 with failing_sample(method.name):
                     decision, self.states[key] = method.reduce_layer(view, self.states.get(key))
                     decisions.append(decision.settle(method.order))
-            applied = AppliedReduction("layers", method.name, number, decisions[-1], layer)
+            applied = AppliedReduction(
+                "layers", method.name, number, decisions[-1], layer, drops_separators=method.separators == "drop"
+            )
             self.trace += Trace(reductions=(applied,))
         return decisions
 

@@ -78,7 +78,8 @@ def grid_trace(decisions: Decisions, token_wise: bool) -> Trace:
     applied, merged_before = [], 0
     for method, decided in decisions:
         stage = "tower" if isinstance(method, TowerReduction) else "grid"
-        applied += [AppliedReduction(stage, method.name, *each) for each in enumerate(decided)]
+        drops = method.separators == "drop"
+        applied += [AppliedReduction(stage, method.name, *each, None, drops) for each in enumerate(decided)]
         if token_wise and isinstance(method, GridReduction) and method.merges_before_projector:
             merged_before += sum(decision.num_merged for decision in decided)
     return Trace(reductions=tuple(applied), projector_tokens=merged_before)

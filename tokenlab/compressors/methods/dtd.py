@@ -1,0 +1,68 @@
+"""Frame by frame: *TimeChat-Online: 80% Visual Tokens are Naturally Redundant in Streaming Videos* (2504.17343)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tokenlab.compressors import (
+    BudgetUnit,
+    GridReduction,
+    GridView,
+    Reduction,
+    budget,
+    neighbour_cosine,
+    top,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dtd(GridReduction, name="dtd"):
+    """Drops the tokens that are like those in the same place of the frame before; the first frame stays.
+
+    Args:
+        retention_ratio: Tokens left of the video, the same number of each frame but the first; `null` leaves it to
+            `threshold`.
+        threshold: The authors' budget: the cosine above which a token goes, or the share of every frame that does.
+        mode: Whether that is an `absolute` likeness, or `relative` to the others of the frame.
+    """
+
+    retention_ratio: float | None = None
+    threshold: float = 0.5
+    mode: Literal["absolute", "relative"] = "absolute"
+    paper: ClassVar[str] = "arXiv 2504.17343"
+    budget_unit: ClassVar[BudgetUnit] = "medium"
+    temporal: ClassVar[bool] = True
+    needs_full_grid: ClassVar[bool] = True
+    has_native_budget: ClassVar[bool] = True
+
+    def kept(self, frame_sizes: Sequence[int]) -> int | None:
+        """Known where a share goes of every frame, and not where likeness decides."""
+        total, tokens = len(frame_sizes), frame_sizes[0]
+        kept = self.kept_of_frame(total, tokens)
+        return None if kept is None else tokens + (total - 1) * kept
+
+    def kept_of_frame(self, total: int, tokens: int) -> int | None:
+        """Tokens that stay of each frame but the first."""
+        if self.retention_ratio is not None:
+            left = budget(self.retention_ratio, total * tokens) - tokens
+            return max(0, left // max(1, total - 1))
+        return tokens - int(tokens * self.threshold) if self.mode == "relative" else None
+
+    def reduce_grid(self, view: GridView) -> Reduction:
+        """Compares each frame with the whole one before it."""
+        # Paper and released code also compare pixels, which no evidence shows yet
+        frames = view.tokens.as_frames().float()
+        total, tokens = frames.shape[:2]
+        stays = torch.cat([torch.ones_like(frames[:1, :, 0], dtype=torch.bool), self.stays(neighbour_cosine(frames))])
+        return Reduction.keep(stays.flatten().nonzero()[:, 0], total * tokens)
+
+    def stays(self, cosine: Float[Tensor, "gaps n"]) -> Bool[Tensor, "gaps n"]:
+        """Which tokens stay of the frames behind the first."""
+        kept = self.kept_of_frame(len(cosine) + 1, cosine.shape[1])
+        if kept is None:
+            return cosine <= self.threshold
+        return torch.zeros_like(cosine, dtype=torch.bool).scatter(1, top(-cosine, kept), True)
