@@ -14,6 +14,11 @@ class SampleError(Exception):
     """One sample cannot be answered; it is recorded as failed and the run goes on."""
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; its name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 @contextmanager
 def failing_sample(method: str) -> Iterator[None]:
     """Raises SampleError where a method raises ValueError: it cannot act on this medium, and says why."""

@@ -12,7 +12,6 @@ from tokenlab.compressors.base import (
     REGISTRY,
     BudgetUnit,
     SampleNoise,
-    Separators,
     State,
     TokenCompressor,
     list_compressors,
@@ -35,6 +34,7 @@ from tokenlab.compressors.stages import (
     BlockView,
     CacheReduction,
     CacheView,
+    CountedFrames,
     FrameSelection,
     FramesView,
     FrameView,
@@ -65,6 +65,7 @@ from tokenlab.functional import (
 from tokenlab.reduction import Reduction
 from tokenlab.schema.plugins import load_plugins
 from tokenlab.tokens import Evidence, VisualTokens
+from tokenlab.tokens.sequence import Separators
 
 __all__ = [
     "REGISTRY",
@@ -73,6 +74,7 @@ __all__ = [
     "BudgetUnit",
     "CacheReduction",
     "CacheView",
+    "CountedFrames",
     "Evidence",
     "FrameScores",
     "FrameSelection",

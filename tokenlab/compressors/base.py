@@ -18,6 +18,7 @@ from tokenlab.errors import UserError
 from tokenlab.functional import budget, frame_budgets
 from tokenlab.schema.plugins import register
 from tokenlab.tokens import Evidence
+from tokenlab.tokens.sequence import Separators
 
 State = Any
 """What a method passes from layer to layer or step to step: any value, held by the model side, `None` at first."""
@@ -25,8 +26,6 @@ State = Any
 BudgetUnit = Literal["frame", "frames", "medium", "layers", "none"]
 """In what a ratio is met: the tokens of each frame, the frames of a video, the tokens of a medium, the tokens that the
 LLM's last layer reads; `none`: a method has no ratio but 1, which switches it off."""
-
-Separators = Literal["follow", "keep", "drop"]
 
 Method = TypeVar("Method", bound="TokenCompressor")
 

@@ -107,7 +107,7 @@ class Pipeline:
 
     def of_stage(self, stage: type[Stage]) -> tuple[Stage, ...]:
         """The active compressors that act at one stage, in order."""
-        return tuple(compressor for compressor in self.active if isinstance(compressor, stage))
+        return tuple(self.placed(stage).values())
 
     def placed(self, stage: type[Stage]) -> dict[int, Stage]:
         """The active compressors that act at one stage, by their place in the pipeline."""

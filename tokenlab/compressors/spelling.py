@@ -28,7 +28,6 @@ def parse_pipeline(text: str) -> Pipeline:
     """
     if text.lstrip().startswith(("[", "{")):
         steps = parse_yaml(text, "pipeline")
-        steps = steps if isinstance(steps, list) else [steps]
     else:
         steps = [_with_budget(step.strip()) for step in text.split("+")]
     try:

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from tokenlab.compressors.base import BudgetUnit, State, TokenCompressor
-from tokenlab.functional import frame_budgets, in_medium
+from tokenlab.functional import budget, frame_budgets, in_medium
 from tokenlab.reduction import Reduction
 from tokenlab.tokens import Evidence, VisualTokens
 
@@ -49,6 +49,31 @@ class FrameSelection(TokenCompressor):
     @abstractmethod
     def select_frames(self, view: FrameView) -> Reduction:
         """Which of the candidate frames stay, in time order; frames are pruned, never merged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountedFrames(FrameSelection):
+    """Frame selection whose authors name a number of frames, which counts where `retention_ratio` is `null`."""
+
+    retention_ratio: float | None = None
+    frames: int = 32
+    has_native_budget: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuses an empty budget."""
+        super().__post_init__()
+        if self.frames < 1:
+            raise ValueError(f"frames is {self.frames}, but must be at least 1")
+
+    def count(self, candidates: int) -> int:
+        """How many of so many candidates are selected; all of a shorter video."""
+        if self.retention_ratio is None:
+            return min(self.frames, candidates)
+        return budget(self.retention_ratio, candidates)
+
+    def kept(self, frame_sizes: Sequence[int]) -> int | None:
+        """Whole frames."""
+        return self.count(len(frame_sizes)) * frame_sizes[0]
 
 
 @dataclass(frozen=True)
@@ -142,8 +167,8 @@ class FrameWise(GridReduction):
     def reduce_grid(self, view: GridView) -> Reduction:
         """Hands the frames over, and puts what was decided of them together, frame after frame."""
         tokens, parts = view.tokens, []
-        for index, budget in self._frames(tokens):
-            decision = self.reduce_frames(_view_of_frames(view, index, budget))
+        for index, keep in self._frames(tokens):
+            decision = self.reduce_frames(_view_of_frames(view, index, keep))
             if _is_everything(index, tokens.num_tokens):
                 return decision
             parts.append((decision, index.flatten()))
@@ -158,9 +183,9 @@ class FrameWise(GridReduction):
         budgets = frame_budgets(self.retention_ratio, [index.shape[1] for index in groups for _ in index])
         kept = torch.tensor(budgets, device=tokens.places.device).split([len(index) for index in groups])
         return [
-            (index[of_frame == budget], budget)
+            (index[of_frame == keep], keep)
             for index, of_frame in zip(groups, kept, strict=True)
-            for budget in dict.fromkeys(of_frame.tolist())
+            for keep in dict.fromkeys(of_frame.tolist())
         ]
 
     @abstractmethod
@@ -168,7 +193,7 @@ class FrameWise(GridReduction):
         """The reduction of the t x n tokens, one frame after the other."""
 
 
-def _view_of_frames(view: GridView, index: Int[Tensor, "t n"], budget: int) -> FramesView:
+def _view_of_frames(view: GridView, index: Int[Tensor, "t n"], keep: int) -> FramesView:
     """What is seen of some frames; without a copy where they are all there is."""
     whole = _is_everything(index, view.tokens.num_tokens)
 
@@ -177,7 +202,7 @@ def _view_of_frames(view: GridView, index: Int[Tensor, "t n"], budget: int) -> F
 
     evidence = {need: by_frame(value) if need.per_token else value for need, value in view.evidence.items()}
     values, places = by_frame(view.tokens.values), by_frame(view.tokens.places[:, 1:])
-    return FramesView(values, places, budget, evidence, view.question, view.generator)
+    return FramesView(values, places, keep, evidence, view.question, view.generator)
 
 
 def _is_everything(index: Int[Tensor, "t n"], num_tokens: int) -> bool:

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 import tokenlab
-from tokenlab.errors import UserError
+from tokenlab.errors import UserError, first_line
 from tokenlab.models.families.media import render_chat
 from tokenlab.models.settings import MLLM
 
@@ -97,7 +97,7 @@ def _check_chat_template(processor: Any) -> None:
     try:
         text = render_chat(processor, [{"type": "text", "text": word}])
     except Exception as error:  # a template is a program
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
     else:
         if word in text:
             return
@@ -157,11 +157,10 @@ def _load(read: Callable[..., Any], settings: MLLM, auxiliary: str | None, **arg
     try:
         return read(**location, **arguments)
     except Exception as error:  # readers of damaged files raise whatever they like; some of them bare Exceptions
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{_key(auxiliary)}: {location['pretrained_model_name_or_path']!r} cannot be loaded ({first_line}); give "
-            "`shapes`, a local folder with config.json, safetensors and processor files, or a hub id that this machine "
-            "can reach or has cached"
+            f"{_key(auxiliary)}: {location['pretrained_model_name_or_path']!r} cannot be loaded ({first_line(error)}); "
+            "give `shapes`, a local folder with config.json, safetensors and processor files, or a hub id that this "
+            "machine can reach or has cached"
         ) from error
 
 

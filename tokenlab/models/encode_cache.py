@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from tokenlab.compressors.base import SampleNoise
@@ -13,6 +12,7 @@ from tokenlab.data.samples import Clip, Frames, Sample
 from tokenlab.errors import SampleError
 from tokenlab.models.families.media import PromptMedium
 from tokenlab.models.vision.encode import Encoded
+from tokenlab.models.vision.tower import method_in_tower
 from tokenlab.tokens import Evidence
 from tokenlab.tokens.sequence import Prompt
 
@@ -37,13 +37,11 @@ class EncodeCache:
 
         Raises SampleError, every time, if it cannot be encoded.
         """
-        methods = pipeline.placed(TowerReduction)
-        key = (clip.cluster, number, frames.numbers, repr(methods))
+        key = (clip.cluster, number, frames.numbers, repr(pipeline.placed(TowerReduction)))
         if key not in self._encoded:
-            noise = SampleNoise(loaded.seed, clip.cluster)
-            method = [(each, partial(noise.generator, place, number)) for place, each in methods.items()]
+            method = method_in_tower(pipeline, SampleNoise(loaded.seed, clip.cluster), number)
             try:
-                self._encoded[key] = loaded.encode(frames, self.needs, next(iter(method), None))
+                self._encoded[key] = loaded.encode(frames, self.needs, method)
             except SampleError as error:
                 self._encoded[key] = error
         found = self._encoded[key]

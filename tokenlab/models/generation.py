@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 from tokenlab.compressors.base import SampleNoise
 from tokenlab.compressors.evidence import QuestionEmbeddings
 from tokenlab.compressors.pipeline import Pipeline
-from tokenlab.compressors.stages import TowerReduction
 from tokenlab.data.samples import Sample
 from tokenlab.errors import UserError
 from tokenlab.models.families.media import ProcessorOutput
@@ -30,6 +28,7 @@ from tokenlab.models.prompt.split import MediaSplitter, Pictures
 from tokenlab.models.request import Request, encode_trace
 from tokenlab.models.vision.encode import Encoded, encode
 from tokenlab.models.vision.grid_stage import grid_trace
+from tokenlab.models.vision.tower import method_in_tower
 from tokenlab.tokens.sequence import Prompt
 from tokenlab.trace import MediumTrace, Trace
 
@@ -172,8 +171,7 @@ class _Call:
 
     def _encode(self, processed: ProcessorOutput, row: int, number: int) -> Encoded:
         loaded, pipeline = self.reducer.loaded, self.reducer.pipeline
-        noise, methods = SampleNoise(loaded.seed, str(row)), pipeline.placed(TowerReduction)
-        method = next(((each, partial(noise.generator, place, number)) for place, each in methods.items()), None)
+        method = method_in_tower(pipeline, SampleNoise(loaded.seed, str(row)), number)
         return encode(loaded.model, loaded.family, processed, pipeline.needs(), method)
 
 

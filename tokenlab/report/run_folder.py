@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from contextlib import suppress
 from datetime import datetime
-from itertools import count
 from pathlib import Path
 from typing import TextIO
 
@@ -159,16 +158,16 @@ def claim(folder: Path) -> None:
 
 def _new_folder(name: str) -> Path:
     """A folder that nobody else has, with a number behind its name where another run began in the same second."""
-    for number in count(1):
-        folder = Path(name if number == 1 else f"{name}-{number}")
+    folder, number = Path(name), 1
+    while True:
         try:
             folder.mkdir(parents=True)
             return folder
         except FileExistsError:
-            continue
+            number += 1
+            folder = Path(f"{name}-{number}")
         except OSError as error:
             raise _unwritable(folder, error) from error
-    raise AssertionError("count ends")
 
 
 def scalars(summary: Summary) -> dict[str, float]:

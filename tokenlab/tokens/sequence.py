@@ -19,6 +19,9 @@ from tokenlab.tokens.positions import TEXT, renumber
 
 Span = tuple[int, int]
 
+Separators = Literal["follow", "keep", "drop"]
+"""Whether the text that marks a frame follows its tokens or is kept; `drop`: tokens outside the grid go, too."""
+
 
 @dataclass(frozen=True)
 class Medium:
@@ -126,7 +129,7 @@ class TokenLayout:
         order = self.prompt.run[self.origin[self.visual(number)[decision.anchor]]].argsort(stable=True)
         return decision.reorder(order), order
 
-    def lift(self, decisions: Sequence[Reduction], separators: Literal["follow", "keep", "drop"]) -> Reduction:
+    def lift(self, decisions: Sequence[Reduction], separators: Separators) -> Reduction:
         """Makes one reduction over the whole sequence of the reductions of its media; text is kept.
 
         Slots of a run fill the run's kept places in their order; separators stay put, unless they are dropped. Where a

@@ -1,6 +1,5 @@
 """Frame selection by question: *Adaptive Keyframe Sampling for Long Video Understanding* (CVPR 2025, 2502.21271)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenlab.compressors import Evidence, FrameScores, FrameSelection, FrameView, Reduction, Space, budget, top
+from tokenlab.compressors import CountedFrames, Evidence, FrameScores, FrameView, Reduction, Space, top
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aks(FrameSelection, name="aks"):
+class Aks(CountedFrames, name="aks"):
     """Takes the frames that fit the question best, from ever finer halves of the video unless a few stand out.
 
     Args:
@@ -23,20 +22,12 @@ class Aks(FrameSelection, name="aks"):
         all_depth: How often the video is halved at most.
     """
 
-    retention_ratio: float | None = None
     frames: int = 64
     space: Space = "clip"
     t1: float = 0.8
     t2: float = -100.0
     all_depth: int = 5
     paper: ClassVar[str] = "arXiv 2502.21271"
-    has_native_budget: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        """Refuses an empty budget."""
-        super().__post_init__()
-        if self.frames < 1:
-            raise ValueError(f"frames is {self.frames}, but must be at least 1")
 
     def needs(self) -> frozenset[Evidence]:
         """How well each frame fits the question."""
@@ -54,16 +45,6 @@ class Aks(FrameSelection, name="aks"):
         rest = scores.masked_fill(chosen, -torch.inf)
         chosen[top(rest, count - int(chosen.sum()))] = True
         return Reduction.keep(chosen.nonzero().flatten(), view.num_frames)
-
-    def count(self, candidates: int) -> int:
-        """How many of so many candidates are taken."""
-        if self.retention_ratio is None:
-            return min(self.frames, candidates)
-        return budget(self.retention_ratio, candidates)
-
-    def kept(self, frame_sizes: Sequence[int]) -> int | None:
-        """Whole frames."""
-        return self.count(len(frame_sizes)) * frame_sizes[0]
 
     def parts(self, scores: Float[Tensor, " t"], count: int) -> list[tuple[int, int, int]]:
         """Depth, first frame and end of the parts that `count` frames are taken from, in time order."""

@@ -18,7 +18,7 @@ class Evs(GridReduction, name="evs"):
     temporal: ClassVar[bool] = True
     needs_full_grid: ClassVar[bool] = True
 
-    def kept(self, frame_sizes: Sequence[int]) -> int | None:
+    def kept(self, frame_sizes: Sequence[int]) -> int:
         """Rounded down, and never less than the first frame, which always stays."""
         return max(frame_sizes[0], int(self.retention_ratio * sum(frame_sizes)))
 
@@ -29,5 +29,4 @@ class Evs(GridReduction, name="evs"):
         total, tokens = frames.shape[:2]
         first = torch.full((1, tokens), torch.inf, device=frames.device)
         novelty = torch.cat([first, 1 - neighbour_cosine(frames)]).flatten()
-        keep = max(tokens, int(self.retention_ratio * total * tokens))
-        return Reduction.keep(top(novelty, keep), total * tokens)
+        return Reduction.keep(top(novelty, self.kept([tokens] * total)), total * tokens)

@@ -75,16 +75,17 @@ def parts(row: Row) -> list[dict[str, str]]:
 
 def add_question(samples: list[Sample], row: Row, place: str) -> None:
     """Appends a row to the questions about its media, which all belong to one cluster."""
-    names = [part[kind] for part in parts(row) for kind in KINDS if kind in part]
+    in_order = parts(row)
+    names = [part[kind] for part in in_order for kind in KINDS if kind in part]
     shown = " + ".join(names) or f"text {len(samples)}"
     together = bool(samples and names)  # a question about nothing shown is a cluster of its own
     cluster = row.get("cluster") or (samples[0].cluster if together else shown)
     if together and cluster != samples[0].cluster:
         was = samples[0].cluster
         raise UserError(f"{place}: cluster {cluster!r} is {was!r} in an earlier question about {shown!r}")
-    texts = [part["text"] for part in parts(row) if "text" in part]
+    texts = [part["text"] for part in in_order if "text" in part]
     numbers = iter(range(len(names)))
-    content = tuple(part["text"] if "text" in part else next(numbers) for part in parts(row))
+    content = tuple(part["text"] if "text" in part else next(numbers) for part in in_order)
     samples.append(
         Sample(
             row.get("uid") or f"{shown}#{len(samples)}",
@@ -168,15 +169,13 @@ def check_text(key: str, value: Any, place: str) -> None:
     """Raises UserError for what is no text, nor a number where that will do."""
     if not isinstance(value, str) or (isinstance(value, Written) and key not in MAY_BE_NUMBERS):
         also = " or a number" if key in MAY_BE_NUMBERS else " in quotes"
-        shown = value if isinstance(value, Written) else json.dumps(value)[:40]
-        raise UserError(f"{place}: {key!r} must be text{also}, not {shown}")
+        raise UserError(f"{place}: {key!r} must be text{also}, not {_as_written(value)}")
 
 
 def check_list(key: str, values: Any, place: str) -> tuple[str, ...]:
     """A list of texts and numbers, as texts; raises UserError for anything else."""
     if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
-        shown = values if isinstance(values, Written) else json.dumps(values)[:40]
-        raise UserError(f"{place}: {key!r} must be a list of texts, not {shown}")
+        raise UserError(f"{place}: {key!r} must be a list of texts, not {_as_written(values)}")
     return tuple(map(str, values))
 
 
@@ -215,6 +214,10 @@ def _check_part(part: Any, place: str) -> dict[str, str]:
     good = isinstance(part, dict) and len(part) == 1 and next(iter(part)) in kinds
     value = next(iter(part.values())) if good else None
     if not isinstance(value, str) or isinstance(value, Written):
-        shown = part if isinstance(part, Written) else json.dumps(part)[:40]
-        raise UserError(f"{place} must be one of {', '.join(kinds)} with a text, not {shown}")
+        raise UserError(f"{place} must be one of {', '.join(kinds)} with a text, not {_as_written(part)}")
     return part
+
+
+def _as_written(value: Any) -> str:
+    """The beginning of a value, as the file writes it."""
+    return value if isinstance(value, Written) else json.dumps(value)[:40]

@@ -24,10 +24,6 @@ BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
 """Two tags of TIFF 6.0, section 8, and a value of the second."""
 
 
-class _Unscaled(Exception):
-    """Pixels are numbers without a scale: what is white nobody says."""
-
-
 def read_image(path: Path, max_pixels: int = MAX_IMAGE_PIXELS) -> Frames:
     """Reads an image, upright and in RGB; of an animation the first picture.
 
@@ -40,7 +36,7 @@ def read_image(path: Path, max_pixels: int = MAX_IMAGE_PIXELS) -> Frames:
     check_file(path, "image")
     try:
         with _bomb_limit(max_pixels), Image.open(path, formats=FORMATS) as image:
-            grey = _grey_of_16_bits(image)  # before a turn, which loses the tags
+            grey = _grey_of_16_bits(image, path)  # before a turn, which loses the tags
             pixels = on_white(ImageOps.exif_transpose(image if grey is None else grey))
     except UnidentifiedImageError as error:
         formats = ", ".join(FORMATS)
@@ -49,8 +45,6 @@ def read_image(path: Path, max_pixels: int = MAX_IMAGE_PIXELS) -> Frames:
         raise MediaError(
             f"image {str(path)!r} has more than {max_pixels} pixels: data.max_image_pixels says how many are taken"
         ) from error
-    except _Unscaled as error:
-        raise MediaError(f"image {str(path)!r} {error}") from error
     except (OSError, ValueError, SyntaxError) as error:
         raise MediaError(f"image {str(path)!r} cannot be read: {reason_of(error)}") from error
     return Frames(pixels[None], (0,), np.zeros(1), is_image=True)
@@ -64,15 +58,17 @@ def on_white(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     return np.array(image.convert("RGB"))
 
 
-def _grey_of_16_bits(image: Image.Image) -> Image.Image | None:
+def _grey_of_16_bits(image: Image.Image, path: Path) -> Image.Image | None:
     """More than 8 bits of grey as 8: Pillow's own conversion clips them. None where there are not more.
 
     Raises:
-        _Unscaled: If the pixels are floats, or whole numbers of 32 bits.
+        MediaError: If the pixels are floats, or whole numbers of 32 bits.
     """
     if image.mode in ("F", "I"):
         numbers = "floating-point numbers" if image.mode == "F" else "signed or 32-bit whole numbers"
-        raise _Unscaled(f"holds {numbers}, and nothing says which of them is white: save it with 8 or 16 bits")
+        raise MediaError(
+            f"image {str(path)!r} holds {numbers}, and nothing says which of them is white: save it with 8 or 16 bits"
+        )
     if not image.mode.startswith("I;16"):
         return None
     tags = getattr(image, "tag_v2", {})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -17,13 +16,13 @@ from torch import Tensor
 from tokenlab.compressors.base import SampleNoise
 from tokenlab.compressors.evidence import LastAttention
 from tokenlab.compressors.pipeline import Pipeline
-from tokenlab.compressors.stages import FrameSelection, FrameView, TowerReduction
+from tokenlab.compressors.stages import FrameSelection, FrameView
 from tokenlab.errors import SampleError, UserError, failing_sample
 from tokenlab.models.costs.vision import MediumShape, ReducibleTower
 from tokenlab.models.llm.state import PromptState
 from tokenlab.models.llm.visible_tokens import VisibleTokens
 from tokenlab.models.vision.grid_stage import grid_trace, reduce_on_grid
-from tokenlab.models.vision.tower import TowerReductions, TowerRun
+from tokenlab.models.vision.tower import TowerReductions, TowerRun, method_in_tower
 from tokenlab.tokens import Evidence, VisualTokens
 from tokenlab.tokens.sequence import Medium, Prompt, TokenLayout
 
@@ -169,12 +168,11 @@ class DryRun:
 
     def _tower(self, shape: MediumShape) -> TowerReductions | None:
         """What a method inside the tower leaves."""
-        methods, tower = self.pipeline.placed(TowerReduction), self.query.tower
-        if not methods:
+        found, tower = method_in_tower(self.pipeline, self.noise, 0), self.query.tower
+        if found is None:
             return None
         assert tower is not None, "the family refuses such a method"
-        ((place, method),) = methods.items()
-        run = TowerRun(method, partial(self.noise.generator, place, 0), tower.protected, tower.read, tower.depth)
+        run = TowerRun(*found, tower.protected, tower.read, tower.depth)
         left = tower.protected + len(shape.on_grid) // shape.passes
         for _ in range(tower.read):
             hidden = self.medium.draw(shape.passes, left, WIDTH)

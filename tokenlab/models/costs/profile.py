@@ -11,7 +11,7 @@ from typing import TypeVar
 from transformers import AutoConfig, PretrainedConfig
 
 from tokenlab.compressors.pipeline import Pipeline
-from tokenlab.errors import UserError
+from tokenlab.errors import UserError, first_line
 from tokenlab.models.checkpoint import EMBEDDED
 from tokenlab.models.costs.configs import SHIPPED
 from tokenlab.models.costs.dry_run import QueryShape, dry_run
@@ -203,7 +203,7 @@ def _read_file(path: Path) -> PretrainedConfig:
     except KeyError:
         raise UserError(f"--checkpoint: {path} names no model_type that transformers knows") from None
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"--checkpoint: {path} is no model's config.json ({_first_line(error)})") from error
+        raise UserError(f"--checkpoint: {path} is no model's config.json ({first_line(error)})") from error
 
 
 def _load(location: str, local: bool) -> PretrainedConfig:
@@ -211,10 +211,6 @@ def _load(location: str, local: bool) -> PretrainedConfig:
         return AutoConfig.from_pretrained(location, local_files_only=local)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"--checkpoint: {location!r} cannot be read ({_first_line(error)}); give a folder with a config.json, that "
+            f"--checkpoint: {location!r} cannot be read ({first_line(error)}); give a folder with a config.json, that "
             f"file, a hub id that this machine can reach, or one of {', '.join(SHIPPED)}"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -85,12 +85,12 @@ class PromptState:
         """
         decisions = []
         for number, tokens in enumerate(self.media):
-            generator = self.noise.generator(place, number, f"layer {layer}, {moment}")
-            view = self._view(number, tokens, hidden, layer, num_layers, moment, generator)
-            key = ("layers", place, number)
             if method.temporal and tokens.is_image:
                 decisions.append(Reduction.identity(tokens.num_tokens))
             else:
+                generator = self.noise.generator(place, number, f"layer {layer}, {moment}")
+                view = self._view(number, tokens, hidden, layer, num_layers, moment, generator)
+                key = ("layers", place, number)
                 with failing_sample(method.name):
                     decision, self.states[key] = method.reduce_layer(view, self.states.get(key))
                     decisions.append(decision.settle(method.order))

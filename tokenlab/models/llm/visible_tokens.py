@@ -76,10 +76,10 @@ class VisibleTokens:
         method = self.plan.cache_methods[place]
         origin = prompt.origins[index]
         for number, medium in enumerate(prompt.layout.prompt.media):
-            seen = torch.isin(origin, medium.visual) & ~torch.isin(origin, self.masked[row])
-            visual = seen.nonzero()[:, 0]
             if method.temporal and prompt.media[number].is_image:
                 continue
+            seen = torch.isin(origin, medium.visual) & ~torch.isin(origin, self.masked[row])
+            visual = seen.nonzero()[:, 0]
             evidence = {} if attention is None else self._evidence(prompt, attention[row], index)
             kept = self._decide(method, place, prompt, number, index, visual, evidence)
             skipped = torch.ones(len(visual), dtype=torch.bool)

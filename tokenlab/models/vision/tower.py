@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from tokenlab.compressors.base import State
+from tokenlab.compressors.base import SampleNoise, State
+from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.compressors.stages import BlockView, TowerReduction
 from tokenlab.errors import UserError, failing_sample
 from tokenlab.reduction import Reduction
@@ -19,6 +20,13 @@ from tokenlab.trace import BlockTokens
 
 BlockNoise = Callable[[str], torch.Generator]
 """Fresh noise for a method, by the block in which it decides."""
+
+
+def method_in_tower(pipeline: Pipeline, noise: SampleNoise, medium: int) -> tuple[TowerReduction, BlockNoise] | None:
+    """The pipeline's one method inside the tower, with its noise for a medium; None where there is none."""
+    for place, method in pipeline.placed(TowerReduction).items():
+        return method, partial(noise.generator, place, medium)
+    return None
 
 
 @dataclass(frozen=True)
