@@ -16,7 +16,7 @@ from tokenlab.compressors import REGISTRY, TokenCompressor
 from tokenlab.compressors.base import SampleNoise
 from tokenlab.compressors.evidence import (
     FrameScores,
-    LastAttention,
+    StepAttention,
     TokenEmbeddings,
 )
 from tokenlab.compressors.stages import (
@@ -33,6 +33,7 @@ from tokenlab.compressors.stages import (
     TowerReduction,
 )
 from tokenlab.functional import budget
+from tokenlab.functional.attention import Attention
 from tokenlab.reduction import Reduction
 from tokenlab.tokens import VisualTokens
 
@@ -243,6 +244,14 @@ def test_tower_leaves_its_budget_in_every_frame(name, ratio, patches, protected)
     assert 1 <= tokens - protected <= budget(ratio, patches)
 
 
+def of_llm(method: LayerReduction, length: int, noise: torch.Generator, dtype: torch.dtype) -> dict:
+    """Whatever a method asks for of the LLM, for a sequence of so many tokens."""
+    query, key = torch.randn(2, 4, length, 8, generator=noise).to(dtype)
+    attention = {need: Attention.of(query, key[:2], 0.3) for need in method.needs() if need.axes == "attention"}
+    hidden = {need: torch.randn(length, 8, generator=noise).to(dtype) for need in method.needs() if need.axes == "s d"}
+    return {**attention, **hidden}
+
+
 def through_layers(method, grid=(4, 3, 4), num_layers=6, dtype=torch.float32) -> list[tuple[LayerView, Reduction]]:
     """One medium between texts, read by an LLM whose layers do nothing."""
     noise = torch.Generator().manual_seed(0)
@@ -253,18 +262,16 @@ def through_layers(method, grid=(4, 3, 4), num_layers=6, dtype=torch.float32) ->
     for layer, moment in method.points(num_layers):
         length = before + places.shape[0] + after
         text = torch.randn(before + after, 8, generator=noise).to(dtype)
-        scores = torch.rand(length, generator=noise).to(dtype)
         view = LayerView(
             layer=layer,
             num_layers=num_layers,
             moment=moment,
             hidden=torch.cat([text[:before], values, text[before:]]),
             visual=torch.arange(before, length - after),
-            places=places,
-            tag=tag,
+            medium=VisualTokens(values[:, :0], places, grid, tag=tag),
             initial=initial,
             text_after=(length - after, length),
-            evidence={need: scores for need in method.needs() if isinstance(need, LastAttention)},
+            evidence=of_llm(method, length, noise, dtype),
             generator=SampleNoise(0, "u").generator(0, 0, f"layer {layer}"),
         )
         hidden = view.hidden.clone()
@@ -298,7 +305,7 @@ def cached_steps(method, dtype=torch.float32) -> list[tuple[Reduction, ...]]:
     for step in range(1, 6):
         for layer in layers:
             scores = torch.rand(40 + step, generator=noise).to(dtype)
-            evidence = {need: scores for need in method.needs() if isinstance(need, LastAttention)}
+            evidence = {need: scores for need in method.needs() if isinstance(need, StepAttention)}
             view = CacheView(
                 layer, 6, step, torch.arange(4, 34), evidence, SampleNoise(0, "u").generator(0, 0, f"step {step}")
             )

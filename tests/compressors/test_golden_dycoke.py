@@ -7,7 +7,7 @@ import torch
 
 from tests.golden import Case, cases
 from tokenlab.compressors import REGISTRY
-from tokenlab.compressors.evidence import LastAttention
+from tokenlab.compressors.evidence import StepAttention
 from tokenlab.compressors.stages import CacheView, GridView
 from tokenlab.tokens import VisualTokens
 
@@ -33,7 +33,7 @@ def test_every_step_sees_what_it_sees_with_the_authors(case: Case):
     state, seen = None, []
     for step, length in enumerate(case.params["prompt_len_with_past"]):
         attention = case.inputs[f"attn_step{step}"].mean(dim=0)
-        view = CacheView(layer, 28, step + 1, visual, {LastAttention(): attention}, torch.Generator())
+        view = CacheView(layer, 28, step + 1, visual, {StepAttention(): attention}, torch.Generator())
         reduction, state = method.reduce_cache(view, state)
         kept = set(visual[reduction.check().anchor].tolist()) | set(range(length)) - set(visual.tolist())
         theirs = case.outputs[f"kv_index_step{step}"].tolist()
@@ -49,7 +49,7 @@ def test_a_step_is_compared_with_the_one_before_it():
     for angle in (0.0, 0.4, 0.8, 1.2):
         attention = torch.zeros(20)
         attention[3], attention[7] = math.cos(angle), math.sin(angle)
-        view = CacheView(3, 28, 1, torch.arange(2, 12), {LastAttention(): attention}, torch.Generator())
+        view = CacheView(3, 28, 1, torch.arange(2, 12), {StepAttention(): attention}, torch.Generator())
         reduction, state = method.reduce_cache(view, state)
         seen.append(reduction.num_outputs)
     assert seen == [3, 10, 10, 10]

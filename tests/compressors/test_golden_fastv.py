@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tests.golden import Case, cases
+from tests.golden.views import GivenRows, in_llm
 from tokenlab.compressors import REGISTRY
-from tokenlab.compressors.evidence import LastAttention
-from tokenlab.compressors.stages import LayerView
+from tokenlab.compressors.evidence import LayerAttention
 
 
 @pytest.mark.parametrize("case", cases("fastv"))
@@ -16,19 +16,8 @@ def test_keeps_what_the_authors_keep(case: Case):
     method = REGISTRY["fastv"](retention_ratio=case.params["attention_rank"] / tokens)
     ((layer, moment),) = method.points(32)
     assert (layer, moment) == (2, "before_attention")
-    view = LayerView(
-        layer=layer,
-        num_layers=32,
-        moment=moment,
-        hidden=torch.zeros(length, 1),
-        visual=visual,
-        places=torch.cartesian_prod(torch.zeros(1).long(), torch.arange(tokens), torch.zeros(1).long()),
-        tag=None,
-        initial=tokens,
-        text_after=(first + tokens, length),
-        evidence={LastAttention(): case.inputs["attn_last_query_heads"].mean(dim=0)},
-        generator=torch.Generator(),
-    )
+    attention = GivenRows(case.inputs["attn_last_query_heads"][:, None], [length - 1])
+    view = in_llm(method, torch.zeros(length, 1), visual, (layer, moment), {LayerAttention(): attention})
     reduction, _ = method.reduce_layer(view, None)
     kept = set(visual[reduction.check().anchor].tolist()) | set(range(length)) - set(visual.tolist())
     assert sorted(kept) == case.outputs["keep_indices"].tolist()

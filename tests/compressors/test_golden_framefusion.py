@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tests.golden import Case, assert_features, cases
+from tests.golden.views import GivenRows, in_llm
 from tokenlab.compressors import REGISTRY
-from tokenlab.compressors.evidence import LastAttention
-from tokenlab.compressors.stages import LayerView
+from tokenlab.compressors.evidence import LayerAttention
 
 FLAGS = {"merge": [0, 0], "prune": [1, 0], "done": [1, 1]}  # the authors' finish_merging, finish_pruning
 
@@ -30,20 +30,18 @@ def test_every_call_is_the_authors(case: Case):
     for call, (layer, moment) in enumerate(method.points(num_layers)[:calls]):
         visual = (patch[position] >= 0).nonzero().flatten()
         at = position[visual]
-        evidence = {LastAttention(): case.inputs[f"attn_{call}_mean_over_heads_and_queries"]}
         hidden = case.inputs[f"hidden_in_{call}"]
-        view = LayerView(
-            layer=layer,
-            num_layers=num_layers,
-            moment=moment,
-            hidden=hidden,
-            visual=visual,
+        row = case.inputs[f"attn_{call}_mean_over_heads_and_queries"]
+        evidence = {LayerAttention(): GivenRows(row[None, None], [len(hidden) - 1])}
+        view = in_llm(
+            method,
+            hidden,
+            visual,
+            (layer, moment),
+            evidence if call else {},  # before the first layer there is none
+            num_layers,
             places=torch.stack([frame[at], patch[at] // 6, patch[at] % 6], dim=1),
-            tag=None,
             initial=initial,
-            text_after=(int(visual[-1]) + 1, hidden.shape[0]),
-            evidence=evidence if call else {},  # before the first layer there is none
-            generator=torch.Generator(),
         )
         reduction, state = method.reduce_layer(view, state)
         kept = visual[reduction.check().anchor]

@@ -18,7 +18,7 @@ def test_every_name_is_there(loaded):
     assert missing_names(loaded.family, loaded.model) == []
 
 
-@pytest.mark.parametrize("name", ["self_attn", "post_attention_layernorm", "mlp"])
+@pytest.mark.parametrize("name", ["input_layernorm", "self_attn", "post_attention_layernorm", "mlp"])
 def test_a_renamed_part_of_a_layer_is_named(loaded, name):
     layer = loaded.decoder.layers[0]
     renamed = layer._modules.pop(name)

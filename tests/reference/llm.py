@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.reference.attention import Weights
 from tests.reference.families import Checkpoint
 from tests.reference.sequence import Token, cut, shrink
 from tokenlab.compressors import Pipeline
 from tokenlab.compressors.base import SampleNoise
-from tokenlab.compressors.evidence import LastAttention
+from tokenlab.compressors.evidence import LayerAttention, NormedHidden, StepAttention
 from tokenlab.compressors.stages import CacheReduction, CacheView, LayerReduction, LayerView
 from tokenlab.reduction import Reduction
-from tokenlab.tokens import VisualTokens
+from tokenlab.tokens import Evidence, VisualTokens
 
 Media = list[VisualTokens]
 
@@ -55,10 +56,10 @@ class Inside:
         tail = model.get_input_embeddings()(torch.tensor(answer, dtype=torch.long))
         prompt, media = in_order(prompt, media)
         initial, states, narrowed = [tokens.num_tokens for tokens in media], {}, False
-        paid = paid_by_last = None
+        heard, paid_by_last = {}, None
         for number, (layer, twin) in enumerate(zip(decoder.layers, eager.layers, strict=True)):
             walk = (number, len(decoder.layers), initial, states)
-            prompt, media, paid = self.cut(prompt, media, original, (*walk, "before_attention"), paid)
+            prompt, media = self.cut(prompt, media, original, (*walk, "before_attention"), heard)
             if answer and (deciding := self.cache_methods(number, len(decoder.layers))):
                 narrowed = True
                 if len(self.unseen) < len(answer):
@@ -68,12 +69,12 @@ class Inside:
             mask = self.mask(prompt, len(answer), narrowed)
             given = {"position_embeddings": rotary, "attention_mask": mask}
             attended = layer.self_attn(layer.input_layernorm(hidden), **given)[0]
-            weights = twin.self_attn(twin.input_layernorm(hidden), **given)[1].mean(1)[0]
-            paid, paid_by_last = weights[len(prompt) - 1, : len(prompt)], weights[-1]
+            paid_by_last = twin.self_attn(twin.input_layernorm(hidden), **given)[1].mean(1)[0, -1]
+            heard = self.heard(twin, hidden, rotary, prompt)
             hidden = (hidden + attended)[0]
             set_values(prompt, hidden)
             tail = hidden[len(prompt) :]
-            prompt, media, paid = self.cut(prompt, media, original, (*walk, "after_attention"), paid)
+            prompt, media = self.cut(prompt, media, original, (*walk, "after_attention"), heard)
             hidden = torch.cat([torch.stack([token.value for token in prompt]), tail])[None]
             hidden = (hidden + layer.mlp(layer.post_attention_layernorm(hidden)))[0]
             set_values(prompt, hidden)
@@ -83,7 +84,29 @@ class Inside:
                     token.value = token.value + token.deep.pop(0)
         return hidden[-1] if answer else prompt[-1].value
 
-    def cut(self, prompt, media, original, where, paid) -> tuple[list[Token], Media, Tensor | None]:
+    def heard(self, twin, hidden: Tensor, rotary, prompt) -> dict[Evidence, Weights]:
+        """The attention of a layer to the prompt, as far as some method asks for it."""
+        if not self.pipeline.placed(LayerReduction):
+            return {}
+        normed, plain = twin.input_layernorm(hidden), (torch.ones_like(rotary[0]), torch.zeros_like(rotary[1]))
+        return {
+            LayerAttention(): Weights.of(twin.self_attn, normed, rotary, prompt),
+            LayerAttention(rotary=False): Weights.of(twin.self_attn, normed, plain, prompt),
+        }
+
+    def evidence(self, method, layer: int, prompt: list[Token], heard) -> dict[Evidence, Any]:
+        """What a method is shown of the LLM."""
+        decoder, eager = (each.model.get_decoder() for each in (self.checkpoint.model, self.checkpoint.eager))
+        hidden, twin = torch.stack([token.value for token in prompt])[None], eager.layers[layer]
+        found = {need: weights.after(prompt) for need, weights in heard.items() if need in method.needs()}
+        if NormedHidden() in method.needs():
+            found[NormedHidden()] = decoder.norm(hidden[0])
+        if (need := LayerAttention(layer="next")) in method.needs():  # which are shown it at entries alone
+            rotary = decoder.rotary_emb(hidden, positions(prompt, 0))
+            found[need] = Weights.of(twin.self_attn, twin.input_layernorm(hidden), rotary, prompt)
+        return found
+
+    def cut(self, prompt, media, original, where, heard) -> tuple[list[Token], Media]:
         """Every method that looks at this point, in order; attention paid earlier stays with the tokens it was paid."""
         layer, num_layers, initial, states, moment = where
         for place, method in self.pipeline.placed(LayerReduction).items():
@@ -102,23 +125,20 @@ class Inside:
                     moment=moment,
                     hidden=torch.stack([token.value for token in prompt]),
                     visual=torch.tensor(visual),
-                    places=tokens.places,
-                    tag=tokens.tag,
+                    medium=tokens,
                     initial=initial[number],
                     text_after=(shown[-1] + 1, len(prompt)),
-                    evidence={} if paid is None else {LastAttention(): paid},
+                    evidence=self.evidence(method, layer, prompt, heard),
                     generator=SampleNoise(self.seed, self.uid).generator(place, number, f"layer {layer}, {moment}"),
                 )
                 key = place, number
                 reduction, states[key] = method.reduce_layer(view, states.get(key))
                 media[number] = replace(tokens, values=torch.stack([prompt[i].value for i in visual]))
                 decisions.append(reduction)
-            received = {} if paid is None else {id(t.home): p for t, p in zip(prompt, paid, strict=True)}
             for number, reduction in enumerate(decisions):
                 prompt, media = cut(prompt, original, media, number, reduction, method)
             prompt, media = in_order(prompt, media)
-            paid = torch.stack([received[id(token.home)] for token in prompt]) if received else None
-        return prompt, media, paid
+        return prompt, media
 
     def cache_methods(self, layer: int, num_layers: int) -> dict[int, CacheReduction]:
         methods = self.pipeline.placed(CacheReduction).items()
@@ -134,7 +154,7 @@ class Inside:
             visual = slots_of(prompt, number)
             point = f"step {step}, layer {layer}"
             generator = SampleNoise(self.seed, self.uid).generator(place, number, point)
-            view = CacheView(layer, num_layers, step, torch.tensor(visual), {LastAttention(): paid}, generator)
+            view = CacheView(layer, num_layers, step, torch.tensor(visual), {StepAttention(): paid}, generator)
             key = place, number
             reduction, self.cache_state[key] = method.reduce_cache(view, self.cache_state.get(key))
             kept = {visual[i] for i in reduction.anchor.tolist()}

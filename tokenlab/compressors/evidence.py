@@ -74,11 +74,29 @@ class FrameScores(Evidence):
 
 
 @dataclass(frozen=True)
-class LastAttention(Evidence):
-    """What the sequence's last token pays every other in the latest attention layer, mean over heads, `[s]`.
+class LayerAttention(Evidence):
+    """Attention of a layer of the LLM during prefill: an `Attention`, which computes the rows that it is asked for.
 
-    At a layer's entry that is the layer before; between attention and MLP it is the layer itself; at a decode step the
-    last token is the one being decoded, and `s` runs over the cache.
+    Attributes:
+        layer: Whose: the `latest` that attended (at a layer's entry the one before, between attention and MLP the layer
+            itself), or the `next` to attend, which is known at its entry alone.
+        rotary: Whether queries and keys are rotated by position.
     """
+
+    axes: ClassVar[str] = "attention"
+    layer: Literal["latest", "next"] = "latest"
+    rotary: bool = True
+
+
+@dataclass(frozen=True)
+class NormedHidden(Evidence):
+    """The sequence behind the norm with which the LLM ends, computed where the method looks, `[s, d]`."""
+
+    axes: ClassVar[str] = "s d"
+
+
+@dataclass(frozen=True)
+class StepAttention(Evidence):
+    """What the token that is being decoded pays every cached one in the layer before, mean over heads, `[s]`."""
 
     axes: ClassVar[str] = "s"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar, Union
 
 from tokenlab.compressors.base import TokenCompressor
-from tokenlab.compressors.evidence import LastAttention, ProjectorInput
+from tokenlab.compressors.evidence import LayerAttention, ProjectorInput, StepAttention
 from tokenlab.compressors.stages import STAGES, CacheReduction, GridReduction, LayerReduction, Moment, TowerReduction
 from tokenlab.errors import UserError, failing_sample
 from tokenlab.tokens import Evidence
@@ -22,7 +23,8 @@ PipelineLike = Union["Pipeline", TokenCompressor, str, Sequence[TokenCompressor 
 
 Stage = TypeVar("Stage", bound=TokenCompressor)
 
-LAST_ATTENTION = LastAttention()
+LATEST, UNROTATED = LayerAttention(), LayerAttention(rotary=False)
+NEXT, NEXT_UNROTATED = LayerAttention(layer="next"), LayerAttention(layer="next", rotary=False)
 
 
 @dataclass(frozen=True)
@@ -149,10 +151,12 @@ class LayerPlan:
         cache_methods: Methods that choose what decode steps look at, likewise.
         points: By layer and moment, the places of the layer methods that look there.
         cache_points: By layer, the places of the cache methods that choose there.
-        first_layer: The first layer at which any of them acts; the LLM's depth where none does.
+        first_layer: The first layer at which any of them acts or is shown something; the LLM's depth where none does.
         split_layers: Layers in which tokens go between attention and MLP.
         narrowed_layers: Layers whose decode steps may look at a part of their cache.
-        prefill_probes: Layers whose attention some method looks at during prefill.
+        prefill_probes: Layers whose attention during prefill some method looks at afterwards.
+        unrotated_layers: Likewise, but without rotary embedding: their queries and keys are made once more.
+        ahead_layers: Layers whose queries and keys are made for a method before the layer runs.
         decode_probes: Layers whose attention some method looks at during decoding.
     """
 
@@ -164,6 +168,8 @@ class LayerPlan:
     split_layers: frozenset[int]
     narrowed_layers: frozenset[int]
     prefill_probes: frozenset[int]
+    unrotated_layers: frozenset[int]
+    ahead_layers: frozenset[int]
     decode_probes: frozenset[int]
 
     @classmethod
@@ -172,30 +178,35 @@ class LayerPlan:
         layer_methods, cache_methods = pipeline.placed(LayerReduction), pipeline.placed(CacheReduction)
         points: dict[tuple[int, Moment], tuple[int, ...]] = {}
         cache_points: dict[int, tuple[int, ...]] = {}
-        prefill_probes, decode_probes = set(), set()
+        attending: dict[Evidence, set[int]] = defaultdict(set)
+        decode_probes = set()
         for place, method in layer_methods.items():
             with failing_sample(method.name):
                 method_points = list(method.points(num_layers))
             for layer, moment in method_points:
                 points[layer, moment] = (*points.get((layer, moment), ()), place)
-                if LAST_ATTENTION in method.needs():
-                    prefill_probes.add(layer if moment == "after_attention" else layer - 1)
+                for need in method.needs():
+                    if isinstance(need, LayerAttention):
+                        attending[need].add(attending_layer(need, layer, moment))
         for place, method in cache_methods.items():
             with failing_sample(method.name):
                 layers = list(method.cache_layers(num_layers))
             for layer in layers:
                 cache_points[layer] = (*cache_points.get(layer, ()), place)
-                if LAST_ATTENTION in method.needs():
+                if StepAttention() in method.needs():
                     decode_probes.add(layer - 1)
+        unrotated = frozenset(attending[UNROTATED] - {-1})
         return cls(
             layer_methods,
             cache_methods,
             points,
             cache_points,
-            first_layer=min([layer for layer, _ in points] + [*cache_points], default=num_layers),
+            first_layer=min([*(layer for layer, _ in points), *cache_points, *unrotated], default=num_layers),
             split_layers=frozenset(layer for layer, moment in points if moment == "after_attention"),
             narrowed_layers=frozenset(range(min(cache_points, default=num_layers), num_layers)),
-            prefill_probes=frozenset(prefill_probes - {-1}),
+            prefill_probes=frozenset(attending[LATEST] - {-1}),
+            unrotated_layers=unrotated,
+            ahead_layers=frozenset(attending[NEXT] | attending[NEXT_UNROTATED]),
             decode_probes=frozenset(decode_probes - {-1}),
         )
 
@@ -207,7 +218,13 @@ class LayerPlan:
     @property
     def probed_layers(self) -> frozenset[int]:
         """Layers whose attention is recorded or narrowed."""
-        return self.prefill_probes | self.decode_probes | self.narrowed_layers
+        prefill = self.prefill_probes | self.unrotated_layers | self.ahead_layers
+        return prefill | self.decode_probes | self.narrowed_layers
+
+
+def attending_layer(need: LayerAttention, layer: int, moment: Moment) -> int:
+    """The layer whose attention a method is shown at a point; -1 where none has attended yet."""
+    return layer if need.layer == "next" or moment == "after_attention" else layer - 1
 
 
 def fingerprint(description: object) -> str:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -223,12 +224,26 @@ class LayerView:
     moment: Moment
     hidden: Float[Tensor, "s d"]
     visual: Int[Tensor, " n"]  # where the medium's tokens are in the sequence, ascending
-    places: Int[Tensor, "n 3"]  # frame, row, column of each
-    tag: Int[Tensor, " n"] | None
+    medium: VisualTokens  # those tokens' places, tags and evidence, without values
     initial: int  # visual tokens of the medium when the LLM began to read
     text_after: tuple[int, int]  # span of the text that follows the last medium: the question
-    evidence: Mapping[Evidence, Tensor]
+    evidence: Mapping[Evidence, Any]  # an `Attention` by `LayerAttention`, else a tensor
     generator: torch.Generator
+
+    @cached_property
+    def tokens(self) -> VisualTokens:
+        """The medium's tokens on their grid, with what the LLM has made of them so far."""
+        return replace(self.medium, values=self.hidden[self.visual])
+
+    @property
+    def last(self) -> Int[Tensor, " 1"]:
+        """Where the prompt's last token is."""
+        return torch.tensor([self.hidden.shape[0] - 1], device=self.hidden.device)
+
+    @property
+    def question(self) -> Int[Tensor, " q"]:
+        """Where the text behind the last medium is."""
+        return torch.arange(*self.text_after, device=self.hidden.device)
 
 
 class LayerReduction(TokenCompressor):

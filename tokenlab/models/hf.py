@@ -58,8 +58,9 @@ SEQUENCE_AXIS = {"position_ids": -1, "position_embeddings": -2}
 
 
 class DecoderLayer(Protocol):
-    """A layer of an LLM, as far as it is named: attention, then an MLP behind a norm of its own."""
+    """A layer of an LLM, as far as it is named: attention and then an MLP, each behind a norm of its own."""
 
+    input_layernorm: nn.Module
     self_attn: nn.Module
     post_attention_layernorm: nn.Module
     mlp: nn.Module
@@ -72,24 +73,49 @@ class Decoder:
     Attributes:
         module: The LLM without its head; called with `inputs_embeds` and `CACHE`.
         layers: Its layers.
+        norm: What stands behind the last of them.
         rotary: Makes rotary embeddings of position ids.
     """
 
     module: Any
     layers: tuple[Any, ...]
+    norm: Any
     rotary: Any
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Decoder:
         """Finds the LLM of a model."""
         module: Any = model.model.get_decoder()
-        return cls(module, tuple(module.layers), module.rotary_emb)
+        return cls(module, tuple(module.layers), module.norm, module.rotary_emb)
 
     def rotate(
         self, hidden: Float[Tensor, "b s d"], positions: Int[Tensor, "*axes b s"]
     ) -> tuple[Float[Tensor, "*_ s e"], Float[Tensor, "*_ s e"]]:
         """Cosines and sines; M-RoPE has a fourth row, of plain text positions, which is not rotated by."""
         return self.rotary(hidden, positions if positions.ndim == 2 else positions[-3:])
+
+    def queries_and_keys(
+        self,
+        layer: int,
+        probe: AttentionProbe,
+        hidden: Float[Tensor, "b s d"],
+        rotary: tuple[Float[Tensor, "*_ s e"], Float[Tensor, "*_ s e"]],
+    ) -> tuple[Float[Tensor, "b h s e"], Float[Tensor, "b g s e"]]:
+        """Queries and keys that a layer makes of a sequence, by its own norm and attention module; it does not attend.
+
+        Args:
+            layer: The layer.
+            probe: Of its attention, active in this context.
+            hidden: What the layer reads.
+            rotary: Cosines and sines.
+        """
+        module = self.layers[layer]
+        before, probe.record, probe.attends = probe.record, True, False
+        try:
+            module.self_attn(module.input_layernorm(hidden), position_embeddings=rotary, attention_mask=None)
+        finally:
+            probe.record, probe.attends = before, True
+        return probe.queries.pop(), probe.keys.pop()
 
 
 def unwrapped(model: Any) -> Any:
@@ -138,6 +164,7 @@ class AttentionProbe:
         scaling: Of the logits.
         bias: Added to the logits of every key.
         visible: The cached tokens that the next call attends to; None: all.
+        attends: Whether calls attend; if not, they give back zeros.
     """
 
     record: bool = False
@@ -146,6 +173,7 @@ class AttentionProbe:
     scaling: float = 1.0
     bias: Float[Tensor, "b k"] | None = None
     visible: KVTransform | None = None
+    attends: bool = True
 
     def clear(self) -> None:
         """Lets go of what was recorded."""
@@ -227,6 +255,8 @@ def _probed_attention(
             probe.queries.append(query)
             probe.keys.append(key)
             probe.scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
+        if not probe.attends:
+            return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[3]), None
         if probe.visible is not None:
             key, value, attention_mask = probe.visible.apply(query, key, value)
         if probe.bias is not None:

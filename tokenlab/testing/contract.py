@@ -13,6 +13,7 @@ from tokenlab.models.families import Family, MediaSpec
 from tokenlab.models.hf import CACHE, SEQUENCE_AXIS, Decoder
 
 FORWARD_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "mm_encoder_outputs", CACHE)
+ATTENTION_ARGUMENTS = ("hidden_states", "position_embeddings", "attention_mask")
 LAYER_ARGUMENTS = ("hidden_states", "attention_mask", CACHE, *SEQUENCE_AXIS)
 
 
@@ -37,15 +38,20 @@ def _names(family: Family, model: PreTrainedModel) -> Iterator[tuple[str, Callab
         "model: _prepare_position_ids_for_generation",
         lambda: _attribute(model, "_prepare_position_ids_for_generation"),
     )
-    yield "model: get_decoder() with layers and rotary_emb", lambda: Decoder.of(model)
+    yield "model: get_decoder() with layers, norm and rotary_emb", lambda: Decoder.of(model)
     yield "decoder: config._attn_implementation", lambda: Decoder.of(model).module.config._attn_implementation
     for name in FORWARD_ARGUMENTS:
         yield f"model.forward: {name}", lambda name=name: _takes(model.forward, name)
     for name in LAYER_ARGUMENTS:
         yield f"layer.forward: {name}", lambda name=name: _takes(Decoder.of(model).layers[0].forward, name)
-    for name in ("self_attn", "post_attention_layernorm", "mlp"):
+    for name in ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp"):
         yield f"layer: {name}", lambda name=name: _attribute(Decoder.of(model).layers[0], name)
-    yield "layer.self_attn: config", lambda: Decoder.of(model).layers[0].self_attn.config
+    for name in ATTENTION_ARGUMENTS:
+        yield (
+            f"layer.self_attn.forward: {name}",
+            lambda name=name: _takes(Decoder.of(model).layers[0].self_attn.forward, name),
+        )
+    yield "layer.self_attn: config", lambda: _first_attention(model).config
     yield from _row(family, model)
 
 
@@ -71,6 +77,10 @@ def _spec(row: str, family: Family, spec: MediaSpec, model: PreTrainedModel) -> 
     if family.norm:
         yield f"{row}: norm = {family.norm}", lambda: _attribute(family.blocks_of(model, spec)[0], family.norm)
         yield f"{row}: a block's mlp", lambda: _attribute(family.blocks_of(model, spec)[0], "mlp")
+
+
+def _first_attention(model: PreTrainedModel) -> Any:
+    return Decoder.of(model).layers[0].self_attn
 
 
 def _attribute(owner: Any, name: str) -> Any:

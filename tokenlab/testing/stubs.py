@@ -8,7 +8,7 @@ import torch
 
 from tokenlab.compressors import Pipeline
 from tokenlab.compressors.base import State
-from tokenlab.compressors.evidence import LastAttention
+from tokenlab.compressors.evidence import LayerAttention, NormedHidden, StepAttention
 from tokenlab.compressors.stages import (
     BlockView,
     CacheReduction,
@@ -24,6 +24,9 @@ from tokenlab.reduction import Reduction
 from tokenlab.tokens import Evidence
 
 MOMENTS: tuple[Moment, ...] = ("before_attention", "after_attention")
+
+
+SEEN_INSIDE = (LayerAttention(), LayerAttention(rotary=False), LayerAttention(layer="next"), NormedHidden())
 
 
 def keep_all(tokens: int) -> Reduction:
@@ -54,8 +57,8 @@ class KeepAllInside(LayerReduction, CacheReduction):
     retention_ratio: float | None = None
 
     def needs(self) -> frozenset[Evidence]:
-        """The last token's attention, wherever there is one."""
-        return frozenset({LastAttention()})
+        """All that can be seen of the LLM."""
+        return frozenset({*SEEN_INSIDE, StepAttention()})
 
     def points(self, num_layers: int) -> Sequence[tuple[int, Moment]]:
         """Everywhere."""
@@ -63,7 +66,10 @@ class KeepAllInside(LayerReduction, CacheReduction):
 
     def reduce_layer(self, view: LayerView, state: State) -> tuple[Reduction, State]:
         """All of them."""
-        assert (LastAttention() in view.evidence) == ((view.layer, view.moment) != (0, "before_attention"))
+        assert view.evidence[NormedHidden()].shape == view.hidden.shape
+        entry = view.moment == "before_attention"
+        assert (LayerAttention() in view.evidence) == (view.layer > 0 or not entry)
+        assert (LayerAttention(layer="next") in view.evidence) == entry
         return keep_all(view.visual.shape[0]), state
 
     def cache_layers(self, num_layers: int) -> Sequence[int]:

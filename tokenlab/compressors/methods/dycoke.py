@@ -15,9 +15,9 @@ from tokenlab.compressors import (
     Evidence,
     GridReduction,
     GridView,
-    LastAttention,
     Reduction,
     State,
+    StepAttention,
     budget,
     scaled_layer,
     top,
@@ -50,7 +50,7 @@ class DyCoke(GridReduction, CacheReduction, name="dycoke"):
     needs_full_grid: ClassVar[bool] = True
     has_native_budget: ClassVar[bool] = True
     lowest_ratio: ClassVar[float] = 0.25
-    attention: ClassVar[Evidence] = LastAttention()
+    attention: ClassVar[Evidence] = StepAttention()
 
     def __post_init__(self) -> None:
         """Refuses shares that are none."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from tokenlab.compressors import (
     Evidence,
-    LastAttention,
+    LayerAttention,
     LayerReduction,
     LayerView,
     Moment,
@@ -30,7 +30,7 @@ class FastV(LayerReduction, name="fastv"):
     separators: Separators = "keep"
     layer: int = 2
     paper: ClassVar[str] = "arXiv 2403.06764"
-    attention: ClassVar[Evidence] = LastAttention()
+    attention: ClassVar[Evidence] = LayerAttention()
 
     def needs(self) -> frozenset[Evidence]:
         """The last token's attention."""
@@ -42,5 +42,5 @@ class FastV(LayerReduction, name="fastv"):
 
     def reduce_layer(self, view: LayerView, state: State) -> tuple[Reduction, State]:
         """Keeps the top of the whole medium, in its order."""
-        scores = view.evidence[self.attention][view.visual]
+        scores = view.evidence[self.attention].received(view.last)[view.visual]
         return Reduction.keep(top(scores, budget(self.retention_ratio, view.initial)), scores.shape[0]), state

@@ -11,7 +11,7 @@ from torch.nn.functional import cosine_similarity
 
 from tokenlab.compressors import (
     Evidence,
-    LastAttention,
+    LayerAttention,
     LayerReduction,
     LayerView,
     Moment,
@@ -56,7 +56,7 @@ class FrameFusion(LayerReduction, name="framefusion"):
     ratio_lower_bound: float = 0.1
     paper: ClassVar[str] = "arXiv 2501.01986"
     has_native_budget: ClassVar[bool] = True
-    attention: ClassVar[Evidence] = LastAttention()
+    attention: ClassVar[Evidence] = LayerAttention()
 
     def __post_init__(self) -> None:
         """Refuses an impossible cost."""
@@ -84,9 +84,9 @@ class FrameFusion(LayerReduction, name="framefusion"):
         excess = self._excess(view, progress)
         is_last = (view.layer, view.moment) == self.points(view.num_layers)[-1]
         if progress.phase == "prune" or is_last:
-            index = top(view.evidence[self.attention][view.visual], max(1, round(tokens - excess)))
-            return Reduction.keep(index, tokens), Progress("done")
-        order, similarity = repeats(view.hidden[view.visual].float(), view.places)
+            attention = view.evidence[self.attention].received(view.last)[view.visual]
+            return Reduction.keep(top(attention, max(1, round(tokens - excess))), tokens), Progress("done")
+        order, similarity = repeats(view.tokens.values.float(), view.tokens.places)
         merged = similarity >= self.similarity_lower_bound
         count = int(merged.sum())
         if count >= excess:  # enough are alike: the most similar ones make the budget, and nothing else is cut

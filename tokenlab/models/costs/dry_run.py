@@ -6,18 +6,20 @@ count that differs between them depends on content.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tokenlab.compressors.base import SampleNoise
-from tokenlab.compressors.evidence import LastAttention
+from tokenlab.compressors.evidence import LayerAttention
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.compressors.stages import FrameSelection, FrameView
 from tokenlab.errors import SampleError, UserError, failing_sample
+from tokenlab.functional.attention import Attention
 from tokenlab.models.costs.vision import MediumShape, ReducibleTower
 from tokenlab.models.llm.state import PromptState
 from tokenlab.models.llm.visible_tokens import VisibleTokens
@@ -187,15 +189,22 @@ class DryRun:
         for layer in range(self.query.num_layers):
             for moment in ("before_attention", "after_attention"):
                 for place in self.plan.points.get((layer, moment), ()):
-                    if LastAttention() in self.pipeline.needs():
-                        state.attention = _scores(self.medium.draw(len(state.layout)))
                     method = self.plan.layer_methods[place]
-                    decisions = state.decide(method, place, hidden, layer, self.query.num_layers, moment)
+                    evidence = self._of_llm(method.needs(), len(state.layout))
+                    decisions = state.decide(method, place, hidden, layer, self.query.num_layers, moment, evidence)
                     hidden = state.apply(decisions, method).apply(hidden)
                 if moment == "before_attention":
                     state.read()
             state.mlp_tokens[layer] = len(state.layout)
         return state
+
+    def _of_llm(self, needs: Collection[Evidence], tokens: int) -> dict[Evidence, Any]:
+        """What a layer method asks for besides the tokens' own evidence, of a sequence of so many tokens."""
+        query, key = self.medium.draw(1, tokens, WIDTH), self.medium.draw(1, tokens, WIDTH, salt=1)
+        found: dict[Evidence, Any] = {
+            need: Attention.of(query, key, 1.0) for need in needs if isinstance(need, LayerAttention)
+        }
+        return {**found, **{need: self.medium.draw(tokens, WIDTH) for need in needs if need.axes == "s d"}}
 
     def _begin(self, tokens: VisualTokens, separators: int) -> PromptState:
         """A prompt of the medium behind some text, in one run; the rest of the text follows."""

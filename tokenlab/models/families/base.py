@@ -137,7 +137,7 @@ class Family:
         mrope: Whether positions have three axes.
         deepstack: Whether features of further tower layers join the tokens inside the LLM.
         after_attention: Whether LLM layers add attention and MLP one after the other behind one norm each, so that
-            tokens can go between the two.
+            tokens can go between the two, and queries and keys can be made apart from the layer.
         frame_text: The text before each frame, with `{number}` (from 1) or `{seconds}`; a checkpoint's config may
             carry its own under the same key.
         native_resolution: Whether the tower reads frames at their own size, as patches packed into one sequence.

@@ -7,10 +7,12 @@ from collections.abc import Collection, Mapping
 from tokenlab.compressors.base import TokenCompressor
 from tokenlab.compressors.evidence import (
     FrameScores,
-    LastAttention,
+    LayerAttention,
+    NormedHidden,
     PoolingAttention,
     ProjectorInput,
     QuestionEmbeddings,
+    StepAttention,
     TokenEmbeddings,
     TowerAttention,
     TowerKeys,
@@ -32,7 +34,11 @@ def missing_reason(family: Family, need: Evidence, auxiliary: Collection[str] = 
             return f"{family.name}'s vision tower has no [CLS] token"
         case TowerAttention() | TowerKeys() | TokenEmbeddings(space="llm") | QuestionEmbeddings(space="llm"):
             return None
-        case LastAttention() | ProjectorInput():  # the latter where there is one; `support_note` says where not
+        case LayerAttention() if not family.after_attention and need != LayerAttention():
+            return f"queries and keys of {family.name}'s LLM cannot be made apart from its layers"
+        case LayerAttention() | StepAttention() | NormedHidden():
+            return None
+        case ProjectorInput():  # where there is one; `support_note` says where not
             return None
         case PoolingAttention() if not family.siglip:
             return f"{family.name}'s vision tower is no SigLIP, which has a pooling head"

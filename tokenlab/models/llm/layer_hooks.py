@@ -22,7 +22,7 @@ from tokenlab.compressors.pipeline import LayerPlan
 from tokenlab.compressors.stages import Moment
 from tokenlab.models.hf import SEQUENCE_AXIS, AttentionProbe, Decoder
 from tokenlab.models.hooks import HookPoint
-from tokenlab.models.llm.attention import last_attention
+from tokenlab.models.llm.attention import PrefillAttention, last_attention, own_rows
 from tokenlab.models.llm.masks import reduced_mask
 from tokenlab.models.llm.state import PromptState
 from tokenlab.models.llm.visible_tokens import VisibleTokens
@@ -73,8 +73,8 @@ class DecoderHooks:
         self.step = -1  # 0: prefill
         self.current: PaddedLayerInput | None = None  # None: nothing is reduced yet
         self.inputs: dict[int, PaddedLayerInput | None] = {}  # by layer
-        self.attention_layer: int | None = None  # whose attention the prompts hold
         self.probes = {layer: AttentionProbe(record=layer in plan.prefill_probes) for layer in plan.probed_layers}
+        self.attention = PrefillAttention(decoder, prompts, plan, self.probes)
         self.visible = VisibleTokens(prompts, plan, self.num_layers) if plan.cache_methods else None
         for prompt in prompts:
             prompt.read(self.first)
@@ -111,9 +111,10 @@ class DecoderHooks:
             if self.step and self.visible:
                 self.visible.begin_step(self.step)
         if self.step == 0:
-            self.record_attention(index - 1)
+            self.attention.record(index - 1)
             hidden = self.reduce(hidden, index, "before_attention")
             self.inputs[index] = self.current
+            self.attention.before_layer(index, hidden)
             for prompt in self.prompts:
                 prompt.read()
             if index == self.num_layers - 1:
@@ -129,7 +130,7 @@ class DecoderHooks:
         """Between attention and MLP: the MLP reads what is left."""
         if self.step:
             return None
-        self.record_attention(index)
+        self.attention.record(index)
         self.residual = self.reduce(args[0], index, "after_attention")
         for prompt in self.prompts:
             prompt.mlp_tokens[index] = len(prompt.layout)
@@ -165,23 +166,6 @@ class DecoderHooks:
 
     # --- prefill ---------------------------------------------------------------------------------------------------
 
-    def record_attention(self, layer: int) -> None:
-        """Hands the prompts what their last token attended to in a layer, if that is recorded."""
-        probe = self.probes.get(layer)
-        if probe is None or not probe.queries:
-            if self.attention_layer != layer:
-                for prompt in self.prompts:
-                    prompt.attention = None
-            return
-        query, key = probe.queries.pop(), probe.keys.pop()
-        probe.record, self.attention_layer = False, layer
-        layer_input = self.inputs.get(layer, self.current)
-        entry = [prompt.entry_length for prompt in self.prompts]
-        valid = valid_columns(entry) if layer_input is None else layer_input.valid
-        rows = last_attention(query, key, probe.scaling, valid)
-        for prompt, row in zip(self.prompts, rows, strict=True):
-            prompt.attention = row[-len(prompt.layout) :]
-
     def reduce(self, hidden: Float[Tensor, "b s d"], layer: int, moment: Moment) -> Float[Tensor, "b r d"]:
         """Lets all methods that look at this point reduce the batch, one after the other."""
         places = self.plan.points.get((layer, moment), ())
@@ -189,12 +173,13 @@ class DecoderHooks:
             return hidden
         width = hidden.shape[1]
         totals = [Reduction.identity(len(prompt.layout)) for prompt in self.prompts]
-        rows = [hidden[row, width - len(prompt.layout) :] for row, prompt in enumerate(self.prompts)]
+        rows = own_rows(hidden, self.prompts)
         renumbered = False
         for place in places:
             method = self.plan.layer_methods[place]
             for row, prompt in enumerate(self.prompts):
-                decisions = prompt.decide(method, place, rows[row], layer, self.num_layers, moment)
+                evidence = self.attention.evidence(method, prompt, rows[row], layer, moment)
+                decisions = prompt.decide(method, place, rows[row], layer, self.num_layers, moment, evidence)
                 if all(decision.is_identity for decision in decisions):
                     continue
                 lifted = prompt.apply(decisions, method)

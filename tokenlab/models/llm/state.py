@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenlab.compressors.base import SampleNoise, State
-from tokenlab.compressors.evidence import LastAttention
 from tokenlab.compressors.stages import LayerReduction, LayerView, Moment
 from tokenlab.errors import failing_sample
+from tokenlab.functional.attention import Attention
 from tokenlab.reduction import Reduction
-from tokenlab.tokens import VisualTokens
+from tokenlab.tokens import Evidence, VisualTokens
 from tokenlab.tokens.sequence import TokenLayout
 from tokenlab.trace import AppliedReduction, Trace
-
-LAST_ATTENTION = LastAttention()
 
 
 @dataclass
@@ -32,7 +31,7 @@ class PromptState:
         noise: Of its sample.
         trace: What was done so far inside the LLM.
         states: What methods remember, by their stage, their place in the pipeline, and medium.
-        attention: Attention from the last prompt token to every token that is left, in the latest layer recorded.
+        attention: Of the layer that attended last, as far as some method looks at it.
         origins: By layer, the untouched prompt's index of each token in the layer's cache.
         mlp_tokens: By layer, tokens that its MLP reads.
     """
@@ -43,7 +42,7 @@ class PromptState:
     noise: SampleNoise
     trace: Trace = field(default_factory=Trace)
     states: dict[tuple[str, int, int], State] = field(default_factory=dict)
-    attention: Float[Tensor, " s"] | None = None
+    attention: dict[Evidence, Attention] = field(default_factory=dict)
     origins: list[Int[Tensor, " _"]] = field(default_factory=list)
     mlp_tokens: list[int] = field(default_factory=list)
 
@@ -72,6 +71,7 @@ class PromptState:
         layer: int,
         num_layers: int,
         moment: Moment,
+        evidence: Mapping[Evidence, Any],
     ) -> list[Reduction]:
         """Asks a method about every medium.
 
@@ -82,6 +82,7 @@ class PromptState:
             layer: The layer.
             num_layers: Layers of the LLM.
             moment: Where in the layer.
+            evidence: What the LLM shows the method here.
         """
         decisions = []
         for number, tokens in enumerate(self.media):
@@ -89,7 +90,18 @@ class PromptState:
                 decisions.append(Reduction.identity(tokens.num_tokens))
             else:
                 generator = self.noise.generator(place, number, f"layer {layer}, {moment}")
-                view = self._view(number, tokens, hidden, layer, num_layers, moment, generator)
+                view = LayerView(
+                    layer=layer,
+                    num_layers=num_layers,
+                    moment=moment,
+                    hidden=hidden,
+                    visual=self.layout.visual(number).to(hidden.device),
+                    medium=(tokens := tokens.to(hidden.device)),
+                    initial=self.initial[number],
+                    text_after=self.layout.text_after(),
+                    evidence={**tokens.evidence, **evidence},
+                    generator=generator,
+                )
                 key = ("layers", place, number)
                 with failing_sample(method.name):
                     decision, self.states[key] = method.reduce_layer(view, self.states.get(key))
@@ -99,33 +111,6 @@ class PromptState:
             )
             self.trace += Trace(reductions=(applied,))
         return decisions
-
-    def _view(
-        self,
-        number: int,
-        tokens: VisualTokens,
-        hidden: Float[Tensor, "s d"],
-        layer: int,
-        num_layers: int,
-        moment: Moment,
-        generator: torch.Generator,
-    ) -> LayerView:
-        """What a method sees of one medium."""
-        tokens = tokens.to(hidden.device)
-        attention = {} if self.attention is None else {LAST_ATTENTION: self.attention.to(hidden.device)}
-        return LayerView(
-            layer=layer,
-            num_layers=num_layers,
-            moment=moment,
-            hidden=hidden,
-            visual=self.layout.visual(number).to(hidden.device),
-            places=tokens.places,
-            tag=tokens.tag,
-            initial=self.initial[number],
-            text_after=self.layout.text_after(),
-            evidence={**tokens.evidence, **attention},
-            generator=generator,
-        )
 
     def apply(self, decisions: Sequence[Reduction], method: LayerReduction) -> Reduction:
         """Carries decisions out on the layout and all that goes with it; returns them as one, for the sequence."""
@@ -137,8 +122,7 @@ class PromptState:
         lifted = self.layout.lift(ordered, method.separators)
         self.layout = self.layout.reduce(lifted, method.positions == "renumber")
         self.columns = self.columns[lifted.anchor]
-        if self.attention is not None:
-            self.attention = self.attention[lifted.anchor.to(self.attention.device)]
+        self.attention = {need: attention.keep(lifted.anchor) for need, attention in self.attention.items()}
         return lifted
 
 

@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tokenlab.compressors.evidence import StepAttention
 from tokenlab.compressors.pipeline import LayerPlan
 from tokenlab.compressors.stages import CacheReduction, CacheView
 from tokenlab.errors import failing_sample
 from tokenlab.models.hf import KVTransform
-from tokenlab.models.llm.state import LAST_ATTENTION, PromptState
+from tokenlab.models.llm.state import PromptState
 from tokenlab.tokens import Evidence
 from tokenlab.tokens.padding import left_padded, valid_columns
 from tokenlab.trace import Trace
@@ -118,7 +119,7 @@ class VisibleTokens:
         column = torch.full((len(prompt.layout.prompt),), -1)
         column[below] = torch.arange(len(below))
         where = torch.cat([column[prompt.origins[index]], len(below) + torch.arange(self.step)])
-        return {LAST_ATTENTION: own[where.to(own.device)]}
+        return {StepAttention(): own[where.to(own.device)]}
 
     def kv_transform(self, index: int) -> KVTransform | None:
         """Which cached tokens a layer's attention looks at in this step; None: all."""

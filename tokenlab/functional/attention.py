@@ -1,0 +1,103 @@
+"""Attention that a layer of the LLM pays, computed row by row as methods ask for it; never all rows at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+CHUNK = 256
+"""Rows that are held at a time."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Queries and keys of one layer for one prompt, and which of its tokens are left since.
+
+    Groups of heads may share a key, as in grouped-query attention. Logits are causal and scaled; weights are float32.
+
+    Attributes:
+        query: Of every token that the layer read.
+        key: Likewise.
+        scaling: Of the logits.
+        left: For each token of the sequence as it is now, which of those tokens it was.
+    """
+
+    query: Float[Tensor, "h r e"]
+    key: Float[Tensor, "g r e"]
+    scaling: float
+    left: Int[Tensor, " s"]
+
+    @classmethod
+    def of(cls, query: Float[Tensor, "h r e"], key: Float[Tensor, "g r e"], scaling: float) -> Attention:
+        """Nothing has gone yet."""
+        return cls(query, key, scaling, torch.arange(key.shape[1], device=key.device))
+
+    @property
+    def keys(self) -> Float[Tensor, "g s e"]:
+        """Keys of the tokens that are left."""
+        return self.key[:, self.left]
+
+    def keep(self, index: Int[Tensor, " m"]) -> Attention:
+        """The same, where of the sequence only these tokens are left."""
+        return replace(self, left=self.left[index.to(self.left.device)])
+
+    def to(self, device: torch.device | str) -> Attention:
+        """Copies it to another device; itself, where it is there already."""
+        if self.key.device == torch.device(device):
+            return self
+        return replace(self, query=self.query.to(device), key=self.key.to(device), left=self.left.to(device))
+
+    def rows(self, by: Int[Tensor, " q"], among: Int[Tensor, " k"] | None = None) -> Float[Tensor, "h q k"]:
+        """What some tokens of the sequence pay others, head by head.
+
+        Args:
+            by: Who pays.
+            among: Who is paid: the softmax runs over these alone. None: all, those that have gone since included, and
+                what is returned are the tokens that are left.
+
+        >>> even = Attention.of(torch.zeros(1, 4, 2), torch.zeros(1, 4, 2), 1.0)
+        >>> even.rows(torch.tensor([3]), among=torch.tensor([0, 1]))
+        tensor([[[0.5000, 0.5000]]])
+        """
+        rows = self.left[by]
+        columns = torch.arange(self.key.shape[1], device=rows.device) if among is None else self.left[among]
+        key = (self.key if among is None else self.key[:, columns]).float()
+        query = self.query[:, rows].float().unflatten(0, (key.shape[0], -1)).flatten(1, 2)
+        logits = (query @ key.mT * self.scaling).unflatten(1, (-1, len(rows))).flatten(0, 1)
+        weights = logits.masked_fill(columns > rows[:, None], -torch.inf).softmax(-1)
+        return weights[..., self.left] if among is None else weights
+
+    def received(
+        self,
+        by: Int[Tensor, " q"] | Sequence[int],
+        heads: Literal["mean", "max"] = "mean",
+        over: Literal["mean", "max", "sum"] = "mean",
+        among: Int[Tensor, " k"] | None = None,
+    ) -> Float[Tensor, " k"]:
+        """What tokens receive from some others, over heads and then over those who pay; in linear memory.
+
+        Args:
+            by: Who pays.
+            heads: How heads become one.
+            over: How rows become one.
+            among: Who is paid, as in `rows`.
+
+        >>> even = Attention.of(torch.zeros(2, 2, 2), torch.zeros(1, 2, 2), 1.0)
+        >>> even.received([0, 1], over="sum")
+        tensor([1.5000, 0.5000])
+        """
+        by = torch.as_tensor(by, device=self.left.device)
+        chunks = []
+        for part in by.split(CHUNK):
+            weights = self.rows(part, among)
+            weights = weights.mean(0) if heads == "mean" else weights.amax(0)
+            chunks.append(weights.amax(0) if over == "max" else weights.sum(0))
+        total = torch.stack(chunks)
+        if over == "max":
+            return total.amax(0)
+        return total.sum(0) / len(by) if over == "mean" else total.sum(0)
