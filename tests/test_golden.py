@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.golden import FOLDER, Case, read_case
-from tests.golden.views import decide_on_grid, mask_of, on_grid
+from tests.golden import FOLDER, Case, assert_features, read_case
+from tests.golden.views import GivenRows, decide_on_grid, in_llm, in_sequence, mask_of, on_grid
 from tokenlab.compressors import REGISTRY
-from tokenlab.compressors.evidence import TowerAttention
+from tokenlab.compressors.evidence import LayerAttention, NormedHidden, TowerAttention
+from tokenlab.functional.attention import Attention
 
 NOT_WANTED = ("left_out", "optional")
 """Statuses of folders for which no adapter is needed."""
@@ -51,8 +52,143 @@ def vidcom2(case: Case) -> None:
     assert torch.equal(decide_on_grid(method, tokens).anchor, case.outputs["keep_flat_index"])
 
 
+def pyramiddrop(case: Case) -> None:
+    params = case.params
+    start, left = params["image_start"], params["current_image_tokens"]
+    method = REGISTRY["pyramiddrop"](ratios=tuple(params["ratios"][1:]))
+    key = case.inputs["k_rope"]
+    query = torch.zeros_like(key)
+    query[:, -1] = case.inputs["q_rope_last"]
+    attention = Attention.of(query, key, key.shape[-1] ** -0.5)
+    view = in_llm(
+        method,
+        case.inputs["hidden_states"],
+        torch.arange(start, start + left),
+        method.points(32)[params["stage"]],
+        {LayerAttention(layer="next"): attention},
+        initial=params["image_tokens_full"],
+    )
+    kept = in_sequence(method.reduce_layer(view, None)[0], view)
+    assert torch.equal(kept, case.outputs["kept_index"])
+    assert method.positions == "renumber"
+
+
+def dart(case: Case) -> None:
+    params = case.params
+    tokens = params["max_num_trunction"]
+    ratio = {"tokens": tokens} if tokens else {"retention_ratio": 1 - params["reduction_ratio"]}
+    method = REGISTRY["dart"](**ratio)
+    key, normed = case.inputs["key_states"][0], case.inputs["hidden_states_normed"][0]
+    start = params["image_start"]
+    view = in_llm(
+        method,
+        normed,
+        torch.arange(start, start + params["image_len"]),
+        method.points(32)[0],
+        {LayerAttention(): Attention.of(key, key, 1.0), NormedHidden(): normed},
+    )
+    kept = view.visual[method.reduce_layer(view, None)[0].settle("raster").anchor]
+    assert torch.equal(kept, case.outputs["keep_abs_sorted"])
+
+
+def feather(case: Case) -> None:
+    params = case.params
+    method = REGISTRY["feather"](share=round(1 - params["prune_ratio"], 6), stride=params["stride"])
+    side, start = params["side"], params["image_offset"]
+    places = torch.cartesian_prod(torch.zeros(1, dtype=torch.long), torch.arange(side), torch.arange(side))
+    index = torch.arange(side**2)
+    for point, hidden, kept in zip(
+        method.points(32),
+        (case.inputs["hidden_1"], case.inputs["hidden_2"]),
+        (case.outputs["kept_1"], case.outputs["kept_2_original_positions"]),
+        strict=True,
+    ):
+        normed = hidden * (hidden.square().mean(dim=-1, keepdim=True) + 1e-6).rsqrt()
+        query, key = (
+            (normed @ case.inputs[name].T).unflatten(1, (params["heads"], -1)).movedim(1, 0) for name in ("wq", "wk")
+        )
+        attention = {LayerAttention(rotary=False): Attention.of(query, key, params["head_dim"] ** -0.5)}
+        visual = torch.arange(start, start + len(index))
+        view = in_llm(method, hidden, visual, point, attention, places=places[index], initial=side**2)
+        index = index[method.reduce_layer(view, None)[0].settle("raster").anchor]
+        assert torch.equal(index, kept)
+
+
+def sparsevlm(case: Case) -> None:
+    params = case.params
+    start, count, target = params["v_start"], params["v_num"], params["target"]
+    method = REGISTRY["sparsevlm"](tokens=(target,) * 3, noise=0.0)
+    entry, *cuts = method.points(32)
+    visual = torch.arange(start, start + count)
+    first = in_llm(method, case.inputs["embeddings"], visual, entry)
+    _, state = method.reduce_layer(first, None)
+    assert torch.equal(state, case.outputs["rater_text_index"])
+    length = len(case.inputs["embeddings"])
+    text = list(range(start + count, length))
+    attention = {LayerAttention(): GivenRows(case.inputs["attention"][None], text)}
+    view = in_llm(method, case.inputs["layer_output"], visual, cuts[0], attention, initial=576)
+    reduction = method.reduce_layer(view, state)[0].settle(method.order)
+    assert_features(
+        reduction.apply(view.hidden[visual]),
+        case.outputs["hidden_out"][start : len(case.outputs["hidden_out"]) - params["text_num"]],
+    )
+
+
+def sttm(case: Case) -> None:
+    params = case.params
+    off = params["temporal_thresh"] == -1
+    method = REGISTRY["sttm"](
+        threshold=params["threshold"],
+        temporal_threshold=None if off else params["temporal_thresh"],
+        root_level=params["root_level"],
+        head_dim=params["head_dim"],
+    )
+    frames = case.inputs["video"].movedim(1, -1)
+    grid = tuple(frames.shape[:3])
+    places = torch.cartesian_prod(*map(torch.arange, grid))
+    hidden = frames.flatten(0, 2)
+    view = in_llm(
+        method, hidden, torch.arange(len(hidden)), method.points(28)[0], num_layers=28, places=places, grid=grid
+    )
+    reduction = method.reduce_layer(view, None)[0].settle(method.order)
+    assert torch.equal(places[reduction.anchor], case.outputs["tyxyx"][:, :3].long())
+    assert_features(reduction.apply(hidden), case.outputs["tokens"])
+
+
+def st_simdiff(case: Case) -> None:
+    params, hidden = case.params, case.inputs["hidden_states"]
+    method = REGISTRY["st_simdiff"](
+        cost=params["cost"], similarity=params["similarity_lower_bound"], event=params["event_upper_bound"]
+    )
+    grid, prefix = (params["frames"], params["h"], params["w"]), params["prefix"]
+    places = torch.cartesian_prod(*map(torch.arange, grid))
+    visual, layers = torch.arange(prefix, prefix + len(places)), params["num_layers_constant"]
+    first, second = method.points(layers)
+    view = in_llm(method, hidden, visual, first, num_layers=layers, places=places, grid=grid)
+    left = in_sequence(method.reduce_layer(view, None)[0], view)
+    assert torch.equal(left, case.outputs["position_after_similarity"])
+    visual = ((left >= prefix) & (left < prefix + len(places))).nonzero()[:, 0]
+    row = case.inputs["attn_next_layer_mean"][None, None]
+    attention = {LayerAttention(): GivenRows(row, [len(left) - 1])}
+    view = in_llm(method, hidden[left], visual, second, attention, layers, initial=len(places))
+    assert torch.equal(left[in_sequence(method.reduce_layer(view, None)[0], view)], case.outputs["position_final"])
+
+
 ADAPTERS: dict[str, Callable[[Case], None]] = {
-    adapter.__name__: adapter for adapter in (divprune, dtd, evs, fastervlm, vidcom2)
+    adapter.__name__: adapter
+    for adapter in (
+        dart,
+        divprune,
+        dtd,
+        evs,
+        fastervlm,
+        feather,
+        pyramiddrop,
+        sparsevlm,
+        st_simdiff,
+        sttm,
+        vidcom2,
+    )
 }
 """By folder."""
 

@@ -53,6 +53,15 @@ def in_llm(
     )
 
 
+def in_sequence(reduction: Reduction, view: LayerView) -> Tensor:
+    """Which tokens of the sequence are left, in order."""
+    goes = torch.ones(len(view.visual), dtype=torch.bool)
+    goes[reduction.settle("raster").anchor] = False
+    left = torch.ones(len(view.hidden), dtype=torch.bool)
+    left[view.visual[goes]] = False
+    return left.nonzero()[:, 0]
+
+
 @dataclass
 class GivenRows:
     """Attention of which a case holds rows instead of queries and keys.

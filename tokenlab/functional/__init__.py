@@ -1,13 +1,26 @@
 """Pure tensor mathematics that methods share."""
 
+from tokenlab.functional.clusters import cluster, components, density_peaks
 from tokenlab.functional.frames import in_medium, mean_segments, neighbour_cosine, segment_starts
-from tokenlab.functional.merging import blend, mean_runs, means, merge_into
-from tokenlab.functional.selection import budget, cells, evenly_spaced, frame_budgets, max_min, top, top_per_frame
+from tokenlab.functional.merging import blend, mean_runs, means, merge_into, sums
+from tokenlab.functional.selection import (
+    budget,
+    cells,
+    evenly_spaced,
+    frame_budgets,
+    max_min,
+    share_to_go,
+    top,
+    top_per_frame,
+)
 
 __all__ = [
     "blend",
     "budget",
     "cells",
+    "cluster",
+    "components",
+    "density_peaks",
     "evenly_spaced",
     "frame_budgets",
     "in_medium",
@@ -18,6 +31,8 @@ __all__ = [
     "merge_into",
     "neighbour_cosine",
     "segment_starts",
+    "share_to_go",
+    "sums",
     "top",
     "top_per_frame",
 ]

@@ -19,10 +19,23 @@ def means(anchor: Int[Tensor, " m"], label: Int[Tensor, " n"]) -> Reduction:
     >>> means(torch.tensor([0, 2]), torch.tensor([0, 0, 1])).apply(torch.tensor([1.0, 3.0, 5.0]))
     tensor([2., 5.])
     """
-    lengths = label.bincount(minlength=anchor.shape[0])[label]
-    shared = lengths > 1
-    member = shared.nonzero()[:, 0]
-    return Reduction.merge(anchor, label[shared], member, 1.0 / lengths[shared], label.shape[0])
+    return sums(anchor, label, 1.0 / label.bincount(minlength=anchor.shape[0])[label])
+
+
+def sums(anchor: Int[Tensor, " m"], label: Int[Tensor, " n"], weight: Float[Tensor, " n"]) -> Reduction:
+    """Sums the tokens of each slot by weight; a slot of one token leaves it as it is.
+
+    Args:
+        anchor: Whose place each slot takes.
+        label: The slot of each token.
+        weight: Of each token.
+
+    >>> weight = torch.tensor([0.25, 0.75, 1.0])
+    >>> sums(torch.tensor([0, 2]), torch.tensor([0, 0, 1]), weight).apply(torch.tensor([4.0, 8.0, 5.0]))
+    tensor([7., 5.])
+    """
+    shared = label.bincount(minlength=anchor.shape[0])[label] > 1
+    return Reduction.merge(anchor, label[shared], shared.nonzero()[:, 0], weight[shared], label.shape[0])
 
 
 def blend(

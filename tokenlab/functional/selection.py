@@ -39,6 +39,22 @@ def frame_budgets(ratio: float, sizes: Sequence[int]) -> list[int]:
     return counts
 
 
+def share_to_go(cost: float, spent: float, share: float, num_layers: int, layers_left: int) -> float:
+    """Computes which share of the tokens that are left may stay, so that layers read a given share on average.
+
+    Args:
+        cost: The share of all tokens that the layers may read on average.
+        spent: What the layers so far have read, each counted by its share.
+        share: The share that is left now.
+        num_layers: Layers of the model.
+        layers_left: Those that are still to read.
+
+    >>> share_to_go(cost=0.5, spent=2.0, share=1.0, num_layers=8, layers_left=4)
+    0.5
+    """
+    return min(1.0, max(0.0, (num_layers * cost - spent) / (max(1, layers_left) * share)))
+
+
 def evenly_spaced(count: int, total: int) -> Int[Tensor, " count"]:
     """Chooses `count` of `total` indices, evenly spaced: the middle of each of `count` equal parts.
 

@@ -20,6 +20,7 @@ from tokenlab.compressors import (
     State,
     budget,
     mean_runs,
+    share_to_go,
     top,
 )
 
@@ -104,8 +105,8 @@ class FrameFusion(LayerReduction, name="framefusion"):
         # Released code is written for 28 layers, and raises an error where merging spent more than the whole cost; we
         # take the model's own depth, and leave one token
         layers_left = view.num_layers - (0 if view.moment == "before_attention" else view.layer + 1)
-        left = (view.num_layers * self.cost - progress.spent) / (max(1, layers_left) * tokens / view.initial)
-        return tokens * (1 - min(1.0, max(0.0, left)))
+        share = tokens / view.initial
+        return tokens * (1 - share_to_go(self.cost, progress.spent, share, view.num_layers, layers_left))
 
 
 def repeats(hidden: Float[Tensor, "n d"], places: Int[Tensor, "n 3"]) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:

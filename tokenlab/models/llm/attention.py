@@ -79,7 +79,9 @@ class PrefillAttention:
                 found[need] = prompt.attention[need].to(hidden.device)
         return found
 
-    def recompute(self, layer: int, hidden: Float[Tensor, "s d"], prompt: PromptState, need: LayerAttention) -> Attention:
+    def recompute(
+        self, layer: int, hidden: Float[Tensor, "s d"], prompt: PromptState, need: LayerAttention
+    ) -> Attention:
         """A layer's attention to a prompt at its entry; one prompt at a time, so that its neighbours change nothing."""
         positions = padded_positions([prompt.positions]).to(hidden.device)
         cosine, sine = self.decoder.rotate(hidden[None], positions)
