@@ -10,8 +10,17 @@ import torch
 from tests.golden import FOLDER, Case, assert_features, read_case
 from tests.golden.views import GivenRows, decide_on_grid, in_llm, in_sequence, mask_of, on_grid
 from tokenlab.compressors import REGISTRY
-from tokenlab.compressors.evidence import LayerAttention, NormedHidden, TowerAttention
+from tokenlab.compressors.evidence import (
+    LayerAttention,
+    NormedHidden,
+    QuestionEmbeddings,
+    TokenEmbeddings,
+    TowerAttention,
+    TowerFeatures,
+    TowerKeys,
+)
 from tokenlab.functional.attention import Attention
+from tokenlab.models.vision.evidence import cls_attention
 
 NOT_WANTED = ("left_out", "optional")
 """Statuses of folders for which no adapter is needed."""
@@ -174,20 +183,96 @@ def st_simdiff(case: Case) -> None:
     assert torch.equal(left[in_sequence(method.reduce_layer(view, None)[0], view)], case.outputs["position_final"])
 
 
+def cdpruner(case: Case) -> None:
+    method = REGISTRY["cdpruner"](tokens=case.params["visual_token_num"])
+    patches, features = case.inputs["image_embeds"], case.inputs["projected_features"]
+    evidence = {
+        TokenEmbeddings("clip", -2): patches.flatten(0, 1),
+        QuestionEmbeddings("clip"): case.inputs["text_embeds"],
+    }
+    tokens = on_grid(features, len(features), 1, evidence)
+    assert torch.equal(mask_of(decide_on_grid(method, tokens)), case.outputs["keep_mask"].flatten())
+
+
+def llava_scissor(case: Case) -> None:
+    method = REGISTRY["llava_scissor"](tau=case.params["tau"], epsilon=case.params["epsilon"])
+    tokens = on_grid(case.inputs["x"], case.params["frames"])
+    assert_features(decide_on_grid(method, tokens).apply(tokens.values), case.outputs["tokens"])
+
+
+def prumerge(case: Case, plus: bool = False) -> None:
+    params, attention = case.params, case.outputs["cls_attention"]
+    method = REGISTRY["prumerge"](share=None if params["if_adaptive"] else params["reduction_ratio"], plus=plus)
+    query, key = (case.inputs[f"{name}_last_layer"] for name in "qk")
+    received = cls_attention(query[:, None], key[:, None], query.shape[-1] ** -0.5)[:, 1:]
+    assert_features(received, attention)
+    features = case.inputs["features_with_cls"][:, 1:]
+    evidence = {
+        TowerAttention(-1, "cls", "one"): received.flatten(),
+        TowerKeys(-1, "all"): key[:, 1:].flatten(0, 1),
+    }
+    tokens = on_grid(features, len(features), 1, evidence)
+    assert_features(decide_on_grid(method, tokens).apply(tokens.values), case.outputs["tokens"].flatten(0, 1))
+
+
+def prumerge_plus(case: Case) -> None:
+    prumerge(case, plus=True)
+
+
+def scope(case: Case) -> None:
+    method = REGISTRY["scope"](tokens=case.params["num_selected"], alpha=case.params["alpha"])
+    received, x = case.inputs["cls_attention_sum"], case.inputs["x"]
+    evidence = {TowerAttention(-2, "cls"): received.flatten(), TowerFeatures(-2): x.flatten(0, 1)}
+    kept = mask_of(decide_on_grid(method, on_grid(x, len(x), 1, evidence)))
+    theirs = torch.zeros_like(received).scatter(1, case.outputs["selected_in_order"], 1.0)
+    assert torch.equal(kept, theirs.flatten().bool())
+
+
+def trim(case: Case) -> None:
+    params = case.params
+    method = REGISTRY["trim"](retention_ratio=None if params["k"] == -1 else params["k"])
+    features, patches = case.inputs["features"], case.inputs["projected"]
+    for number in range(len(features)):
+        evidence = {
+            TokenEmbeddings("clip", -2): patches[number],
+            QuestionEmbeddings("clip"): case.inputs["text"][number : number + 1],
+        }
+        tokens = on_grid(features[number], 1, 1, evidence)
+        ours = decide_on_grid(method, tokens).apply(tokens.values)
+        theirs = case.outputs["tokens_fp16"][number][: len(ours)].float()
+        assert len(ours) == case.outputs["actual_dims"][number]
+        torch.testing.assert_close(ours, theirs, atol=3e-3, rtol=0)
+
+
+def vispruner(case: Case) -> None:
+    method = REGISTRY["vispruner"](tokens=case.params["visual_token_num"], important=case.params["important_ratio"])
+    received, features = case.inputs["cls_attention_heads"].mean(dim=1), case.inputs["features"]
+    evidence = {TowerAttention(-2, "cls_or_mean"): received.flatten(), TowerFeatures(-2): features.flatten(0, 1)}
+    kept = mask_of(decide_on_grid(method, on_grid(features, len(features), 1, evidence)))
+    assert torch.equal(kept, case.outputs["keep_mask"].flatten())
+
+
 ADAPTERS: dict[str, Callable[[Case], None]] = {
     adapter.__name__: adapter
     for adapter in (
+        cdpruner,
         dart,
         divprune,
         dtd,
         evs,
         fastervlm,
         feather,
+        llava_scissor,
+        prumerge,
+        prumerge_plus,
         pyramiddrop,
+        scope,
         sparsevlm,
         st_simdiff,
         sttm,
+        trim,
         vidcom2,
+        vispruner,
     )
 }
 """By folder."""

@@ -8,6 +8,8 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.vision_utils import get_vision_window_index
 
+from tokenlab.compressors.evidence import TowerAttention, TowerKeys
+
 AS_IMAGES = ("llava", "internvl", "smolvlm")
 """Families whose frames stand in the prompt as image placeholders."""
 
@@ -186,16 +188,39 @@ class Checkpoint:
         positions, _ = self.model.model.get_rope_index(inputs["input_ids"], **asked)
         return positions[:, 0]
 
-    def attention(self, inputs, layer: int, grid: tuple[int, int, int]) -> Tensor:
+    def attention(self, inputs, need: TowerAttention, grid: tuple[int, int, int]) -> Tensor:
         """What [CLS] pays each grid token, or where there is none, what it receives in the mean: by eager maps."""
-        maps = [weights.mean(1) for _, weights in self.recorded(inputs, layer)]  # queries, keys
+        recorded = self.recorded(inputs, need.layer)
+        maps = [weights.mean(1) for _, _, weights in recorded]  # queries, keys
+        if need.heads == "one":
+            wide = [(side_by_side(query), side_by_side(key)) for query, key, _ in recorded]
+            maps = [(query @ key.mT / query.shape[-1] ** 0.5).softmax(-1) for query, key in wide]
         has_cls = self.kind not in ("llava_onevision", "smolvlm") and not self.kind.startswith("qwen")
-        received = [weights[:, 0] if has_cls else weights.mean(1) for weights in maps]
+        received = [weights[:, 0] if has_cls and need.query != "mean" else weights.mean(1) for weights in maps]
         return self.on_grid([each[..., None] for each in received], inputs, grid)[:, 0]
 
-    def keys(self, inputs, layer: int, grid: tuple[int, int, int]) -> Tensor:
-        """Keys of one layer on the grid, mean over heads."""
-        return self.on_grid([key.mean(1) for key, _ in self.recorded(inputs, layer)], inputs, grid)
+    def keys(self, inputs, need: TowerKeys, grid: tuple[int, int, int]) -> Tensor:
+        """Keys of one layer on the grid, mean over heads or side by side."""
+        keys = [key for _, key, _ in self.recorded(inputs, need.layer)]
+        return self.on_grid([key.mean(1) if need.heads == "mean" else side_by_side(key) for key in keys], inputs, grid)
+
+    def features(self, inputs, layer: int, grid: tuple[int, int, int]) -> Tensor:
+        """What a layer of the tower gives back, on the grid."""
+        found = []
+        block = self.blocks(self.model.model, inputs)[layer]
+        handle = block.register_forward_hook(lambda _, __, output: found.append(output))
+        self.look(inputs)
+        handle.remove()
+        return self.on_grid([each if each.ndim == 3 else each[None] for each in found], inputs, grid)
+
+    def blocks(self, core, inputs):
+        """The layers of the tower that reads these inputs."""
+        path = BLOCKS.get(self.kind, "vision_tower.encoder.layers")
+        if "pixel_values_images" in inputs:
+            path = "image_tower.encoder.layers"
+        for name in path.split("."):
+            core = getattr(core, name)
+        return core
 
     def on_grid(self, calls: list[Tensor], inputs, grid: tuple[int, int, int]) -> Tensor:
         """From the tower's rows to grid tokens."""
@@ -218,14 +243,9 @@ class Checkpoint:
         side = round(rows.shape[1] ** 0.5)  # two by two patches are a token
         return rows.reshape(grid[0], side // 2, 2, side // 2, 2, -1).mean((2, 4)).flatten(0, 2)
 
-    def recorded(self, inputs, layer: int) -> list[tuple[Tensor, Tensor]]:
-        """Keys and the eager kernel's weights in one layer of the tower, call by call."""
-        blocks = self.eager.model
-        path = BLOCKS.get(self.kind, "vision_tower.encoder.layers")
-        if "pixel_values_images" in inputs:
-            path = "image_tower.encoder.layers"
-        for name in path.split("."):
-            blocks = getattr(blocks, name)
+    def recorded(self, inputs, layer: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Queries, keys and the eager kernel's weights in one layer of the tower, call by call."""
+        blocks = self.blocks(self.eager.model, inputs)
         watched = [m for m in blocks[layer].modules() if type(m).__name__.endswith("Attention")]
         module = sys.modules[type(watched[0]).__module__]
         kernel, received = module.eager_attention_forward, []
@@ -233,7 +253,7 @@ class Checkpoint:
         def recording(attention, query, key, *args, **kwargs):
             output, weights = kernel(attention, query, key, *args, **kwargs)
             if attention is watched[0]:
-                received.append((key, weights))
+                received.append((query, key, weights))
             return output, weights
 
         module.eager_attention_forward = recording
@@ -244,3 +264,8 @@ class Checkpoint:
             self.model = model
             module.eager_attention_forward = kernel
         return received
+
+
+def side_by_side(heads: Tensor) -> Tensor:
+    """Heads as one wide vector a token."""
+    return torch.cat(list(heads.unbind(1)), dim=-1)

@@ -21,6 +21,7 @@ from tokenlab.compressors.evidence import (
     QuestionEmbeddings,
     TokenEmbeddings,
     TowerAttention,
+    TowerFeatures,
     TowerKeys,
 )
 from tokenlab.compressors.stages import (
@@ -36,8 +37,8 @@ from tokenlab.data.samples import Sample
 from tokenlab.reduction import Reduction
 from tokenlab.tokens import Evidence, VisualTokens
 
-OF_CLS = TowerAttention(layer=-2, query="cls")
 ATTENTION, KEYS = TowerAttention(layer=-2, query="cls_or_mean"), TowerKeys(layer=-2)
+"""What the tower is looked at for, where a method acts inside it."""
 
 
 class Reference(Checkpoint):
@@ -71,7 +72,7 @@ class Reference(Checkpoint):
             numbers = number_media(parts)
             drawn = [noise.generator(place, number, "frames") for number in numbers]
             parts = [select(part, method, question, draw) for part, draw in zip(parts, drawn, strict=True)]
-        sequence, media = self._sequence(parts, question)
+        sequence, media = self._sequence(parts, question, pipeline.needs())
         original = [replace(token) for token in sequence]
         for place, method in pipeline.placed(TowerReduction).items():
             for number, frames in enumerate(part for part in parts if not isinstance(part, str)):
@@ -89,7 +90,7 @@ class Reference(Checkpoint):
             return Inside(self, pipeline, uid, seed).greedy(sequence, original, media, new_tokens, forced)
         return self._greedy(sequence, new_tokens, forced)
 
-    def _sequence(self, parts, question: str) -> tuple[list[Token], list[VisualTokens]]:
+    def _sequence(self, parts, question: str, needs) -> tuple[list[Token], list[VisualTokens]]:
         """Text and visual tokens in order, each with its position; and each medium's visual ones on their grid."""
         inputs = self.inputs(*parts)
         ids, positions = inputs["input_ids"][0].tolist(), self.positions(inputs)
@@ -99,7 +100,7 @@ class Reference(Checkpoint):
         looks = [self.look(each) for each in alone]
         words = self.processor.tokenizer(question, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
         asked = {QuestionEmbeddings("llm"): self.model.get_input_embeddings()(words)}
-        media = [self._tokens(*each, asked) for each in zip(shown, alone, looks, strict=True)]
+        media = [self._tokens(*each, asked, needs) for each in zip(shown, alone, looks, strict=True)]
         coming = {self.image: [], self.video: []}
         for number, (frames, seen) in enumerate(zip(shown, looks, strict=True)):
             slots = torch.where(seen.on_grid, seen.on_grid.cumsum(0) - 1, -1).tolist()
@@ -120,14 +121,18 @@ class Reference(Checkpoint):
             self._mark(sequence, number, seen.grid)
         return sequence, media
 
-    def _tokens(self, frames, inputs, seen, asked) -> VisualTokens:
+    def _tokens(self, frames, inputs, seen, asked, needs) -> VisualTokens:
         """One medium on its grid, with evidence; of a mosaic the tower's maps are not brought there by hand."""
         values = seen.features[seen.on_grid]
         evidence: dict[Evidence, Tensor] = {TokenEmbeddings("llm"): values, **asked}
         if "image_sizes" not in inputs:
-            evidence[ATTENTION] = self.attention(inputs, ATTENTION.layer, seen.grid)
-            evidence[OF_CLS] = evidence[ATTENTION]  # a method that asks for it runs where there is one
-            evidence[KEYS] = self.keys(inputs, KEYS.layer, seen.grid)
+            for need in needs:
+                if isinstance(need, TowerAttention):
+                    evidence[need] = self.attention(inputs, need, seen.grid)
+                elif isinstance(need, TowerKeys):
+                    evidence[need] = self.keys(inputs, need, seen.grid)
+                elif isinstance(need, TowerFeatures):
+                    evidence[need] = self.features(inputs, need.layer, seen.grid)
             if self.projector is not None:
                 evidence[ProjectorInput()] = self.before_projector(inputs)
         return VisualTokens(values, seen.places, seen.grid, evidence, is_image=frames.is_image)

@@ -18,6 +18,7 @@ from tokenlab.compressors.base import (
     scaled_layer,
 )
 from tokenlab.compressors.evidence import (
+    FrameFeatures,
     FrameScores,
     LayerAttention,
     NormedHidden,
@@ -28,6 +29,7 @@ from tokenlab.compressors.evidence import (
     StepAttention,
     TokenEmbeddings,
     TowerAttention,
+    TowerFeatures,
     TowerKeys,
 )
 from tokenlab.compressors.pipeline import Pipeline
@@ -37,6 +39,7 @@ from tokenlab.compressors.stages import (
     CacheReduction,
     CacheView,
     CountedFrames,
+    CountedTokens,
     FrameSelection,
     FramesView,
     FrameView,
@@ -56,6 +59,7 @@ from tokenlab.functional import (
     components,
     density_peaks,
     evenly_spaced,
+    greedy_dpp,
     in_medium,
     max_min,
     mean_runs,
@@ -63,11 +67,13 @@ from tokenlab.functional import (
     means,
     merge_into,
     neighbour_cosine,
+    outliers,
     segment_starts,
     share_to_go,
     sums,
     top,
     top_per_frame,
+    with_mean_of_rest,
 )
 from tokenlab.reduction import Reduction
 from tokenlab.schema.plugins import load_plugins
@@ -82,7 +88,9 @@ __all__ = [
     "CacheReduction",
     "CacheView",
     "CountedFrames",
+    "CountedTokens",
     "Evidence",
+    "FrameFeatures",
     "FrameScores",
     "FrameSelection",
     "FrameView",
@@ -108,6 +116,7 @@ __all__ = [
     "TokenCompressor",
     "TokenEmbeddings",
     "TowerAttention",
+    "TowerFeatures",
     "TowerKeys",
     "TowerReduction",
     "VisualTokens",
@@ -118,6 +127,7 @@ __all__ = [
     "components",
     "density_peaks",
     "evenly_spaced",
+    "greedy_dpp",
     "in_medium",
     "list_compressors",
     "max_min",
@@ -126,12 +136,14 @@ __all__ = [
     "means",
     "merge_into",
     "neighbour_cosine",
+    "outliers",
     "scaled_layer",
     "segment_starts",
     "share_to_go",
     "sums",
     "top",
     "top_per_frame",
+    "with_mean_of_rest",
 ]
 
 for _module in iter_modules(methods.__path__):

@@ -19,12 +19,14 @@ class TowerAttention(Evidence):
     Attributes:
         layer: The tower's layer, from the end if negative; -2 is the last but one.
         query: Who pays it: `cls`, the mean over all queries, or `cls_or_mean` (the mean where there is no [CLS]).
+        heads: Whether it is the `mean` over the layer's heads, or that of `one` head as wide as all of them.
     """
 
     axes: ClassVar[str] = "n"
     combine: ClassVar[Combine] = "sum"
     layer: int = -2
     query: Literal["cls", "mean", "cls_or_mean"] = "cls_or_mean"
+    heads: Literal["mean", "one"] = "mean"
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,23 @@ class PoolingAttention(Evidence):
 
 
 @dataclass(frozen=True)
+class FrameFeatures(Evidence):
+    """What the pooling head of a SigLIP tower makes of each whole frame, `[t, d]`."""
+
+    axes: ClassVar[str] = "t d"
+
+
+@dataclass(frozen=True)
 class TokenEmbeddings(Evidence):
-    """Each visual token in a space it shares with text, `[n, d]`."""
+    """Each visual token in a space it shares with text, `[n, d]`.
+
+    Attributes:
+        space: That space.
+        layer: Of a `clip`, whose output is projected into the space, from the end.
+    """
 
     space: Space = "llm"
+    layer: int = -1
 
 
 @dataclass(frozen=True)
@@ -52,7 +67,20 @@ class QuestionEmbeddings(Evidence):
 
 @dataclass(frozen=True)
 class TowerKeys(Evidence):
-    """Keys of one layer of the vision tower, mean over heads, `[n, e]`."""
+    """Keys of one layer of the vision tower, `[n, d]`.
+
+    Attributes:
+        layer: The tower's layer, from the end if negative.
+        heads: Whether keys are the `mean` over the layer's heads, or `all` stand side by side.
+    """
+
+    layer: int = -2
+    heads: Literal["mean", "all"] = "mean"
+
+
+@dataclass(frozen=True)
+class TowerFeatures(Evidence):
+    """What one layer of the vision tower makes of each token, before the projector, `[n, d]`."""
 
     layer: int = -2
 

@@ -140,6 +140,7 @@ class FramesView:
     values: Float[Tensor, "t n d"]
     places: Int[Tensor, "t n 2"]  # row and column in the frame
     budget: int  # tokens of each frame that the ratio keeps; all where the method has none
+    medium: VisualTokens  # all that there is, frames of other sizes included
     evidence: Mapping[Evidence, Tensor]
     question: str
     generator: torch.Generator
@@ -194,6 +195,35 @@ class FrameWise(GridReduction):
         """The reduction of the t x n tokens, one frame after the other."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class CountedTokens(FrameWise):
+    """Reduction of frames whose authors name a number of tokens, which counts where `retention_ratio` is `null`.
+
+    Args:
+        tokens: How many tokens each frame or tile keeps; all, where it has fewer.
+    """
+
+    retention_ratio: float | None = None
+    tokens: int
+    has_native_budget: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuses an empty budget."""
+        super().__post_init__()
+        if self.tokens < 1:
+            raise ValueError(f"tokens is {self.tokens}, but must be at least 1")
+
+    def count(self, view: FramesView) -> int:
+        """How many tokens of each of these frames are kept."""
+        return view.budget if self.retention_ratio is not None else min(self.tokens, view.values.shape[1])
+
+    def kept(self, frame_sizes: Sequence[int]) -> int | None:
+        """The authors' number of each frame, where no ratio is given."""
+        if self.retention_ratio is not None:
+            return super().kept(frame_sizes)
+        return sum(min(size, self.tokens) for size in frame_sizes)
+
+
 def _view_of_frames(view: GridView, index: Int[Tensor, "t n"], keep: int) -> FramesView:
     """What is seen of some frames; without a copy where they are all there is."""
     whole = _is_everything(index, view.tokens.num_tokens)
@@ -203,7 +233,7 @@ def _view_of_frames(view: GridView, index: Int[Tensor, "t n"], keep: int) -> Fra
 
     evidence = {need: by_frame(value) if need.per_token else value for need, value in view.evidence.items()}
     values, places = by_frame(view.tokens.values), by_frame(view.tokens.places[:, 1:])
-    return FramesView(values, places, keep, evidence, view.question, view.generator)
+    return FramesView(values, places, keep, view.tokens, evidence, view.question, view.generator)
 
 
 def _is_everything(index: Int[Tensor, "t n"], num_tokens: int) -> bool:

@@ -2,13 +2,15 @@
 
 from tokenlab.functional.clusters import cluster, components, density_peaks
 from tokenlab.functional.frames import in_medium, mean_segments, neighbour_cosine, segment_starts
-from tokenlab.functional.merging import blend, mean_runs, means, merge_into, sums
+from tokenlab.functional.merging import blend, mean_runs, means, merge_into, sums, with_mean_of_rest
 from tokenlab.functional.selection import (
     budget,
     cells,
     evenly_spaced,
     frame_budgets,
+    greedy_dpp,
     max_min,
+    outliers,
     share_to_go,
     top,
     top_per_frame,
@@ -23,6 +25,7 @@ __all__ = [
     "density_peaks",
     "evenly_spaced",
     "frame_budgets",
+    "greedy_dpp",
     "in_medium",
     "max_min",
     "mean_runs",
@@ -30,9 +33,11 @@ __all__ = [
     "means",
     "merge_into",
     "neighbour_cosine",
+    "outliers",
     "segment_starts",
     "share_to_go",
     "sums",
     "top",
     "top_per_frame",
+    "with_mean_of_rest",
 ]

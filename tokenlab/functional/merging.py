@@ -107,3 +107,26 @@ def mean_runs(order: Int[Tensor, " n"], joins: Bool[Tensor, " n"]) -> Reduction:
     lengths = slot.bincount(minlength=anchor.shape[0])[slot]
     shared = lengths > 1
     return Reduction.merge(anchor, slot[shared], order[shared], 1 / lengths[shared].float(), order.shape[0])
+
+
+def with_mean_of_rest(kept: Bool[Tensor, "t n"]) -> Reduction:
+    """Keeps some tokens of each frame, and behind them the mean of its others, if there are any.
+
+    The mean takes the place of the last token that it stands for.
+
+    >>> with_mean_of_rest(torch.tensor([[False, True, False]])).apply(torch.tensor([1.0, 5.0, 3.0]))
+    tensor([5., 2.])
+    """
+    tokens = kept.shape[1]
+    rest = (~kept).sum(dim=1)
+    member = (~kept).flatten().nonzero()[:, 0]
+    frame = member // tokens
+    last = torch.where(kept, -1, torch.arange(tokens, device=kept.device)).amax(dim=1)
+    has_rest = rest > 0
+    means_at = last[has_rest] + has_rest.nonzero()[:, 0] * tokens
+    single = Reduction.keep(kept.flatten().nonzero()[:, 0], kept.numel())
+    slot = has_rest.cumsum(0)[frame] - 1
+    summed = Reduction.merge(means_at, slot, member, 1 / rest[frame].float(), kept.numel())
+    every = torch.arange(kept.numel(), device=kept.device)
+    both = Reduction.cat([(single, every), (summed, every)], kept.numel())
+    return both.reorder((both.anchor // tokens).argsort(stable=True))

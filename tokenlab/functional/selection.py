@@ -8,6 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+RANK_TOLERANCE = 1e-7
+"""Of the largest gain: what is less is rounding."""
+
 
 def budget(ratio: float, total: int) -> int:
     """Counts how many of `total` things a ratio keeps: rounded half to even, at least one.
@@ -152,3 +155,46 @@ def max_min(unit: Float[Tensor, "n d"], count: int, rows: int = 1024) -> Int[Ten
         distance[chosen[-1]] = -torch.inf
         chosen.append(distance.argmax())
     return torch.stack(chosen).sort().values
+
+
+def greedy_dpp(factors: Float[Tensor, "*b n d"], count: int) -> Int[Tensor, "*b count"]:
+    """Chooses tokens one by one for the largest determinant of their kernel, the products of their factors.
+
+    Fast greedy inference of a determinantal point process (1709.05135): memory grows with count x n, never n x n. Where
+    the kernel's rank is used up, the others follow by what rounding left of them.
+
+    Returns:
+        The chosen tokens, in the order in which they were chosen.
+
+    >>> greedy_dpp(torch.tensor([[2.0, 0.0], [1.9, 0.0], [0.0, 1.0]]), 2)
+    tensor([0, 2])
+    """
+    gain = factors.square().sum(dim=-1)
+    rows = factors.new_zeros(*gain.shape[:-1], count, gain.shape[-1])
+    least = (gain.amax(dim=-1, keepdim=True) * RANK_TOLERANCE).clamp(min=torch.finfo(gain.dtype).tiny)
+    chosen = []
+    for step in range(count):
+        best = gain.argmax(dim=-1, keepdim=True)
+        chosen.append(best)
+        factor = factors.gather(-2, best[..., None].expand(*best.shape, factors.shape[-1]))
+        before = rows[..., :step, :]
+        at_best = before.gather(-1, best[..., None, :].expand(*before.shape[:-1], 1))
+        row = (factors @ factor.mT)[..., 0] - (at_best.mT @ before)[..., 0, :]
+        left = gain.gather(-1, best)
+        row = torch.where(left > least, row / torch.maximum(left, least).sqrt(), 0.0)
+        rows[..., step, :] = row
+        gain = (gain - row.square()).scatter(-1, best, -torch.inf)
+    return torch.cat(chosen, dim=-1)
+
+
+def outliers(scores: Float[Tensor, " n"]) -> float:
+    """Computes the share of scores that lie more than 1.5 interquartile ranges above the third quartile.
+
+    >>> outliers(torch.tensor([1.0, 1.0, 1.0, 9.0]))
+    0.25
+    """
+    ordered = scores.float().sort().values
+    places = torch.tensor([0.25, 0.75], device=scores.device) * (len(ordered) - 1)
+    below, above = ordered[places.floor().long()], ordered[places.ceil().long()]
+    first, third = (below + (above - below) * places.frac()).tolist()
+    return int((scores > third + 1.5 * (third - first)).sum()) / len(scores)

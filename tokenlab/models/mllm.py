@@ -44,7 +44,7 @@ from tokenlab.models.request import (
 )
 from tokenlab.models.settings import MLLM
 from tokenlab.models.vision.auxiliary import AuxiliaryClip, AuxiliaryPoolingHead
-from tokenlab.models.vision.encode import JOINT, Encoded, encode, with_joint_embeddings
+from tokenlab.models.vision.encode import Encoded, encode, joint_needs, with_joint_embeddings
 from tokenlab.models.vision.frame_selection import select_from_media
 from tokenlab.models.vision.grid_stage import Decisions, from_tower, grid_trace, reduce_on_grid, with_evidence
 from tokenlab.models.vision.processing import MediaProcessor
@@ -145,9 +145,10 @@ class LoadedModel:
         processing = 1000 * (time.perf_counter() - started)
         encoded = encode(self.model, self.family, processed, needs, method, self.head)
         encoded = replace(encoded, milliseconds=encoded.milliseconds + processing)
-        if self.clip is None or JOINT not in needs or processed.in_tiles:
+        of_clip = joint_needs(needs)
+        if self.clip is None or not of_clip or processed.in_tiles:
             return encoded
-        return with_joint_embeddings(encoded, self.clip, frames, self.media.is_cropped(processed))
+        return with_joint_embeddings(encoded, self.clip, frames, self.media.is_cropped(processed), of_clip)
 
     # --- one batch of questions ------------------------------------------------------------------------------------
 

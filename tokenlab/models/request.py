@@ -12,8 +12,8 @@ from tokenlab.data.samples import Clip, Frames, Sample
 from tokenlab.errors import SampleError
 from tokenlab.models.families.base import Kind
 from tokenlab.models.prompt.reduced import ReducedPrompt
-from tokenlab.models.vision.encode import JOINT, Encoded
-from tokenlab.models.vision.evidence import POOLING
+from tokenlab.models.vision.encode import Encoded, joint_needs
+from tokenlab.models.vision.evidence import POOLED
 from tokenlab.tokens.sequence import Medium, Prompt
 from tokenlab.trace import MediumTrace, Trace
 
@@ -94,8 +94,8 @@ def encode_trace(encoded: Sequence[Encoded], selected: Sequence[Frames], pipelin
         grids=tuple(each.tokens.grid for each in encoded),
         passes=tuple(each.processed.passes for each in encoded),
         tower_tokens=tuple(each.tower.tokens if each.tower else () for each in encoded),
-        auxiliary_frames=sum(len(frames.numbers) for frames in selected) if JOINT in needs else 0,
-        auxiliary_pooled=sum(each.processed.passes for each in encoded) if POOLING in needs else 0,
+        auxiliary_frames=sum(len(frames.numbers) for frames in selected) if joint_needs(needs) else 0,
+        auxiliary_pooled=sum(each.processed.passes for each in encoded) if needs & POOLED else 0,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 from tokenlab.compressors.base import TokenCompressor
 from tokenlab.compressors.evidence import (
+    FrameFeatures,
     FrameScores,
     LayerAttention,
     NormedHidden,
@@ -15,6 +16,7 @@ from tokenlab.compressors.evidence import (
     StepAttention,
     TokenEmbeddings,
     TowerAttention,
+    TowerFeatures,
     TowerKeys,
 )
 from tokenlab.compressors.pipeline import Pipeline
@@ -32,7 +34,9 @@ def missing_reason(family: Family, need: Evidence, auxiliary: Collection[str] = 
     match need:
         case TowerAttention(query="cls") if not family.has_cls:
             return f"{family.name}'s vision tower has no [CLS] token"
-        case TowerAttention() | TowerKeys() | TokenEmbeddings(space="llm") | QuestionEmbeddings(space="llm"):
+        case TowerAttention() | TowerKeys() | TowerFeatures():
+            return None
+        case TokenEmbeddings(space="llm") | QuestionEmbeddings(space="llm"):
             return None
         case LayerAttention() if not family.after_attention and need != LayerAttention():
             return f"queries and keys of {family.name}'s LLM cannot be made apart from its layers"
@@ -40,14 +44,14 @@ def missing_reason(family: Family, need: Evidence, auxiliary: Collection[str] = 
             return None
         case ProjectorInput():  # where there is one; `support_note` says where not
             return None
-        case PoolingAttention() if not family.siglip:
+        case PoolingAttention() | FrameFeatures() if not family.siglip:
             return f"{family.name}'s vision tower is no SigLIP, which has a pooling head"
-        case PoolingAttention() if "siglip" not in auxiliary:
+        case PoolingAttention() | FrameFeatures() if "siglip" not in auxiliary:
             return (
                 f"{family.name} checkpoints come without SigLIP's pooling head; add model.mllm.auxiliary: "
-                "{siglip: FOLDER_OR_ID}, or choose query: cls"
+                "{siglip: FOLDER_OR_ID}"
             )
-        case PoolingAttention():
+        case PoolingAttention() | FrameFeatures():
             return None
         case FrameScores(space="llm"):
             return f"{family.name} puts no whole frames into its LLM's space; choose space: clip"

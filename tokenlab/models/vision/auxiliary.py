@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -66,24 +67,27 @@ class AuxiliaryClip(nn.Module):
         self.model = load_model(settings, "clip")
 
     @torch.inference_mode()
-    def read(self, frames: Frames, places: Int[Tensor, "n 3"], cropped: bool) -> tuple[Float[Tensor, "n e"], float]:
-        """The clip's patches in the joint space, on its token grid, and the milliseconds it took.
+    def read(
+        self, frames: Frames, places: Int[Tensor, "n 3"], cropped: bool, layers: Sequence[int]
+    ) -> tuple[list[Float[Tensor, "n e"]], float]:
+        """The clip's patches in the joint space, on its token grid, layer by layer, and the milliseconds it took.
 
         Args:
             frames: The pictures; an image may lie on the grid several times, at several sizes.
             places: Frame, row and column of every grid token.
             cropped: Whether the model's tower sees the middle square of a picture, as CLIP's own processor has it; if
                 not, CLIP is shown all of it, too.
+            layers: Whose output is taken into that space, from the end.
         """
         started = time.perf_counter()
         side = self.model.config.vision_config.image_size
         whole = {} if cropped else {"do_center_crop": False, "size": {"height": side, "width": side}}
         pixels = self.processor.image_processor(list(frames.pixels), return_tensors="pt", **whole)["pixel_values"]
-        embedded = embed_patches(self.model, pixels.to(self.model.device, self.model.dtype)).float()
-        rows = round(embedded.shape[1] ** 0.5)
-        tokens = onto_grid(
-            embedded.unflatten(1, (rows, rows)).movedim(-1, 1), places.to(embedded.device), frames.is_image
-        )
+        places, tokens = places.to(self.model.device), []
+        for embedded in embed_patches(self.model, pixels.to(self.model.device, self.model.dtype), layers):
+            rows = round(embedded.shape[1] ** 0.5)
+            on_square = embedded.float().unflatten(1, (rows, rows)).movedim(-1, 1)
+            tokens.append(onto_grid(on_square, places, frames.is_image))
         synchronise(self.model.device)
         return tokens, 1000 * (time.perf_counter() - started)
 
@@ -110,6 +114,8 @@ class AuxiliaryClip(nn.Module):
 class AuxiliaryPoolingHead(nn.Module):
     """The pooling head of a SigLIP model, which MLLMs leave out of their towers; the rest of that model is let go.
 
+    It stands in for [CLS] (FastVID, 2503.11187).
+
     Args:
         siglip: The whole model.
     """
@@ -118,14 +124,15 @@ class AuxiliaryPoolingHead(nn.Module):
         super().__init__()
         self.norm, self.head = siglip.vision_model.post_layernorm, siglip.vision_model.head
 
-    def forward(self, hidden: Float[Tensor, "t p d"]) -> Float[Tensor, "t p"]:
-        """What the head's one query pays each patch of each frame, mean over heads.
+    def forward(self, hidden: Float[Tensor, "t p d"]) -> tuple[Float[Tensor, "t d"], Float[Tensor, "t p"]]:
+        """What the head makes of each frame, and what its one query pays each patch, mean over heads.
 
-        It stands in for [CLS] (FastVID, 2503.11187). `hidden` is what the tower's last block gives back.
+        `hidden` is what the tower's last block gives back.
         """
         probe: Tensor = self.head.probe
         patches = self.norm(hidden.to(probe))
-        return self.head.attention(probe.expand(len(patches), -1, -1), patches, patches)[1][:, 0]
+        pooled, weights = self.head.attention(probe.expand(len(patches), -1, -1), patches, patches)
+        return (pooled + self.head.mlp(self.head.layernorm(pooled)))[:, 0], weights[:, 0]
 
 
 def onto_grid(patches: Float[Tensor, "t e r c"], places: Int[Tensor, "n 3"], is_image: bool) -> Float[Tensor, "n e"]:
@@ -146,10 +153,12 @@ def onto_grid(patches: Float[Tensor, "t e r c"], places: Int[Tensor, "n 3"], is_
     return tokens
 
 
-def embed_patches(clip: Any, pixels: Float[Tensor, "t 3 y x"]) -> Float[Tensor, "t p e"]:
+def embed_patches(
+    clip: Any, pixels: Float[Tensor, "t 3 y x"], layers: Sequence[int] = (-1,)
+) -> list[Float[Tensor, "t p e"]]:
     """Every patch, not only the class token, through CLIP's last norm and projection into the joint space."""
-    hidden = clip.vision_model(pixel_values=pixels).last_hidden_state[:, 1:]
-    return clip.visual_projection(clip.vision_model.post_layernorm(hidden))
+    hidden = clip.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states
+    return [clip.visual_projection(clip.vision_model.post_layernorm(hidden[layer][:, 1:])) for layer in layers]
 
 
 def embed_frames(clip: Any, pixels: Float[Tensor, "t 3 y x"]) -> Float[Tensor, "t e"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from tokenlab.models.vision.tower_hooks import TowerHooks
 from tokenlab.tokens import Evidence, VisualTokens
 from tokenlab.trace import synchronise
 
-ALIGNED, JOINT = TokenEmbeddings("llm"), TokenEmbeddings("clip")
+ALIGNED = TokenEmbeddings("llm")
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,10 @@ class Encoded:
     tower: TowerReductions | None = None
 
     def charge(self, needs: Collection[Evidence]) -> float:
-        """Milliseconds that an arm with these needs is charged."""
-        return self.milliseconds + sum(self.evidence_milliseconds.get(need, 0.0) for need in needs)
+        """Milliseconds that an arm with these needs is charged; an auxiliary CLIP reads a medium once for all."""
+        spent = {need: self.evidence_milliseconds.get(need, 0.0) for need in needs}
+        by_clip = max((spent.pop(need) for need in joint_needs(needs)), default=0.0)
+        return self.milliseconds + by_clip + sum(spent.values())
 
 
 @torch.inference_mode()
@@ -93,7 +95,7 @@ def encode(
     rows = features if left is None else left.scatter(features, on_grid)
     values = features[on_grid] if left is None else left.to_grid(features)
     places = places[on_grid] if left is None else places[on_grid][left.reduction.anchor]
-    found, spent = read_evidence(record, model, family, processed, left, head)
+    found, spent = read_evidence(record, model, family, processed, left, head, needs)
     evidence = {need: value.to(values.device) for need, value in found.items()}
     if ALIGNED in needs:
         evidence[ALIGNED] = values
@@ -103,7 +105,14 @@ def encode(
     return Encoded(output, rows, deepstack, tokens, processed, elapsed - sum(spent.values()), spent, left)
 
 
-def with_joint_embeddings(encoded: Encoded, clip: AuxiliaryClip, frames: Frames, cropped: bool) -> Encoded:
+def joint_needs(needs: Collection[Evidence]) -> list[TokenEmbeddings]:
+    """The embeddings, among what methods look at, that an auxiliary CLIP makes."""
+    return [need for need in needs if isinstance(need, TokenEmbeddings) and need.space == "clip"]
+
+
+def with_joint_embeddings(
+    encoded: Encoded, clip: AuxiliaryClip, frames: Frames, cropped: bool, needs: Sequence[TokenEmbeddings]
+) -> Encoded:
     """Adds what an auxiliary CLIP makes of the medium's patches, on its token grid.
 
     Args:
@@ -111,14 +120,16 @@ def with_joint_embeddings(encoded: Encoded, clip: AuxiliaryClip, frames: Frames,
         clip: The auxiliary encoder.
         frames: The decoded frames.
         cropped: Whether the model's own tower sees the middle square of a picture alone.
+        needs: By which of its layers.
     """
     places = encoded.processed.places
-    embeddings, spent = clip.read(frames, places[places[:, 0] >= 0], cropped)
-    embeddings = embeddings.to(encoded.tokens.values.device)
+    read, spent = clip.read(frames, places[places[:, 0] >= 0], cropped, [need.layer for need in needs])
+    found = {need: rows.to(encoded.tokens.values.device) for need, rows in zip(needs, read, strict=True)}
     if encoded.tower is not None:
-        embeddings = encoded.tower.reduction.apply(embeddings, JOINT.combine)
-    tokens = replace(encoded.tokens, evidence={**encoded.tokens.evidence, JOINT: embeddings})
-    return replace(encoded, tokens=tokens, evidence_milliseconds={**encoded.evidence_milliseconds, JOINT: spent})
+        found = {need: encoded.tower.reduction.apply(rows, need.combine) for need, rows in found.items()}
+    tokens = replace(encoded.tokens, evidence={**encoded.tokens.evidence, **found})
+    milliseconds = {**encoded.evidence_milliseconds, **dict.fromkeys(needs, spent)}
+    return replace(encoded, tokens=tokens, evidence_milliseconds=milliseconds)
 
 
 def _tower_hooks(

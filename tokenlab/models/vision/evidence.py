@@ -13,7 +13,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tokenlab.compressors.evidence import PoolingAttention, ProjectorInput, TowerAttention, TowerKeys
+from tokenlab.compressors.evidence import (
+    FrameFeatures,
+    PoolingAttention,
+    ProjectorInput,
+    TowerAttention,
+    TowerFeatures,
+    TowerKeys,
+)
 from tokenlab.models.families import Family, MediaSpec
 from tokenlab.models.families.grids import Calls
 from tokenlab.models.families.media import ProcessorOutput
@@ -24,10 +31,12 @@ from tokenlab.models.vision.tower_hooks import TowerHooks, active_tower
 from tokenlab.tokens import Evidence
 from tokenlab.trace import synchronise
 
-PROJECTOR_INPUT, POOLING = ProjectorInput(), PoolingAttention()
+PROJECTOR_INPUT = ProjectorInput()
+POOLED = frozenset({PoolingAttention(), FrameFeatures()})
+LAST_BLOCK = TowerFeatures(layer=-1)
 
-PoolingHead = Callable[[Float[Tensor, "t p d"]], Float[Tensor, "t p"]]
-"""A tower's pooling head: what it pays each patch of each frame."""
+PoolingHead = Callable[[Float[Tensor, "t p d"]], tuple[Float[Tensor, "t d"], Float[Tensor, "t p"]]]
+"""A tower's pooling head: what it makes of each frame, and what it pays each of its patches."""
 
 
 @dataclass
@@ -38,18 +47,22 @@ class VisionRecord:
         probes: By evidence, the probe of the tower's layer that it is read from.
         tower: The run of a method inside the tower, if there was one.
         projector_inputs: What the projector was given, if it takes tokens one by one.
-        last_block: What the tower's last block gave back, for its pooling head.
+        outputs: What blocks of the tower gave back, the last one for the pooling head.
+        pooled: The evidence that the pooling head will make of that.
+        pooled_frames: What it has made of it, call by call.
     """
 
     probes: dict[TowerAttention | TowerKeys, AttentionProbe]
     tower: TowerHooks | None
     projector_inputs: list[Float[Tensor, "_ _ c"]] = field(default_factory=list)
-    last_block: list[Float[Tensor, "t p d"]] = field(default_factory=list)
+    outputs: dict[TowerFeatures, list[Float[Tensor, "t p d"]]] = field(default_factory=dict)
+    pooled: tuple[Evidence, ...] = ()
+    pooled_frames: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
-    def needs(self, head: PoolingHead | None) -> list[Evidence]:
-        """The evidence that was recorded."""
-        pooled = [POOLING] if self.last_block and head else []
-        return [*self.probes, *([PROJECTOR_INPUT] if self.projector_inputs else []), *pooled]
+    def needs(self, wanted: frozenset[Evidence]) -> list[Evidence]:
+        """The evidence that was recorded, of what is wanted."""
+        features = [need for need in self.outputs if need in wanted]
+        return [*self.probes, *([PROJECTOR_INPUT] if self.projector_inputs else []), *features, *self.pooled]
 
     def calls(self, need: Evidence, family: Family, head: PoolingHead | None) -> Calls:
         """One piece of evidence, patch by patch, call by call."""
@@ -58,8 +71,12 @@ class VisionRecord:
             return _from_probe(need, self.probes[need], family, log_size)
         if need == PROJECTOR_INPUT:
             return self.projector_inputs
+        if isinstance(need, TowerFeatures):
+            return self.outputs[need]
         assert head is not None
-        return [head(hidden)[..., None] for hidden in self.last_block]
+        self.pooled_frames = self.pooled_frames or [head(hidden) for hidden in self.outputs[LAST_BLOCK]]
+        frames, attention = zip(*self.pooled_frames, strict=True)
+        return list(frames) if need == FrameFeatures() else [each[..., None] for each in attention]
 
 
 @contextmanager
@@ -83,11 +100,13 @@ def record_evidence(
         tower: The run of a method inside the tower, if there is one.
         pooling: Whether a pooling head will look at the tower's last block.
     """
-    if not (needs & {PROJECTOR_INPUT, POOLING} or tower or any(map(_in_tower, needs))):
+    pooled = tuple(need for need in POOLED if pooling and need in needs)
+    features = {need for need in needs if isinstance(need, TowerFeatures)} | ({LAST_BLOCK} if pooled else set())
+    if not (PROJECTOR_INPUT in needs or features or tower or any(map(_in_tower, needs))):
         yield None
         return
     probes: dict[nn.Module, AttentionProbe] = dict(tower.probes) if tower else {}
-    record = VisionRecord({}, tower)
+    record = VisionRecord({}, tower, pooled=pooled)
     for need in filter(_in_tower, needs):
         module = family.attention_of(model, spec, need.layer)
         record.probes[need] = probes.setdefault(module, AttentionProbe(record=True))
@@ -103,9 +122,10 @@ def record_evidence(
         projector = family.projector_of(model) if PROJECTOR_INPUT in needs else None
         if projector is not None:
             stack.callback(projector.register_forward_pre_hook(_keeping_input(record.projector_inputs)).remove)
-        if pooling and POOLING in needs:
-            last = family.blocks_of(model, spec)[-1]
-            stack.callback(last.register_forward_hook(_keeping_output(record.last_block)).remove)
+        for need in features:
+            block = family.blocks_of(model, spec)[need.layer]
+            record.outputs[need] = []
+            stack.callback(block.register_forward_hook(_keeping_output(record.outputs[need])).remove)
         yield record
 
 
@@ -116,17 +136,20 @@ def read_evidence(
     processed: ProcessorOutput,
     reductions: TowerReductions | None,
     head: PoolingHead | None,
+    needs: frozenset[Evidence],
 ) -> tuple[dict[Evidence, Tensor], dict[Evidence, float]]:
     """Evidence on the token grid, or on what a method in the tower left of it; and the milliseconds that each took."""
     evidence: dict[Evidence, Tensor] = {}
     spent: dict[Evidence, float] = {}
     if record is None:
         return evidence, spent
-    for need in record.needs(head):
+    for need in record.needs(needs):
         synchronise(model.device)
         started = time.perf_counter()
         calls = record.calls(need, family, head)
-        if reductions is not None:
+        if not need.per_token:
+            rows = torch.cat(list(calls))
+        elif reductions is not None:
             rows = _behind_tower(need, torch.cat(list(calls)), reductions)
         else:
             to_grid = processed.spec.projector_to_grid if need == PROJECTOR_INPUT else processed.spec.to_grid
@@ -146,8 +169,10 @@ def _in_tower(need: Evidence) -> TypeGuard[TowerAttention | TowerKeys]:
 def _behind_tower(need: Evidence, rows: Float[Tensor, "t n c"], reductions: TowerReductions) -> Float[Tensor, "m c"]:
     """Values of patches through all that happened to the tokens since they were recorded."""
     flat = rows.flatten(0, 1)
-    if _in_tower(need):
-        total = reductions.from_block(need.layer)
+    if isinstance(need, TowerAttention | TowerKeys | TowerFeatures):
+        # what a block gives back has been through its own reduction
+        block = need.layer % reductions.depth + isinstance(need, TowerFeatures)
+        total = reductions.from_block(block)
         flat = total.apply(flat.to(total.anchor.device), need.combine)
     return reductions.to_grid(flat)
 
@@ -157,11 +182,19 @@ def _from_probe(
 ) -> list[Float[Tensor, "b n c"]]:
     """The attention each patch receives, or its key, call by call."""
     if isinstance(need, TowerKeys):
-        return [key.mean(1) for key in probe.keys]
+        return [key.mean(1) if need.heads == "mean" else _one_head(key)[:, 0] for key in probe.keys]
     received = cls_attention if family.has_cls and need.query != "mean" else mean_attention
     bias = None if log_size is None else log_size.to(probe.keys[0].device)
     calls = zip(probe.queries, probe.keys, strict=True)
+    if need.heads == "one":
+        wide = [(_one_head(query), _one_head(key)) for query, key in calls]
+        return [received(query, key, query.shape[-1] ** -0.5, bias)[..., None] for query, key in wide]
     return [received(query, key, probe.scaling, bias)[..., None] for query, key in calls]
+
+
+def _one_head(heads: Float[Tensor, "b h n e"]) -> Float[Tensor, "b 1 n h*e"]:
+    """All heads side by side."""
+    return heads.transpose(1, 2).flatten(2)[:, None]
 
 
 def cls_attention(
@@ -204,9 +237,9 @@ def _keeping_input(calls: list[Float[Tensor, "_ _ c"]]) -> Callable[[nn.Module, 
 
 
 def _keeping_output(calls: list[Float[Tensor, "t p d"]]) -> Callable[[nn.Module, tuple, Any], None]:
-    """A hook that keeps what a module gave back."""
+    """A hook that keeps what a block gave back, patches packed into one sequence as one frame."""
 
-    def keep(_: nn.Module, __: tuple, output: Float[Tensor, "t p d"]) -> None:
-        calls.append(output)
+    def keep(_: nn.Module, __: tuple, output: Float[Tensor, "*t p d"]) -> None:
+        calls.append(output if output.ndim == 3 else output[None])
 
     return keep

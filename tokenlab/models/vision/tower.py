@@ -59,7 +59,7 @@ class TowerReductions:
 
         It brings values captured in that block to the tower's output.
         """
-        block %= self.depth
+        block = block + self.depth if block < 0 else block
         tokens = self.tokens[block][0] if block < len(self.tokens) else self.tokens[-1][1]
         identity = Reduction.identity(self.frames * tokens, self.reductions[0].anchor.device)
         return reduce(Reduction.then, self.reductions[block:], identity)
