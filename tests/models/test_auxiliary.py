@@ -37,8 +37,8 @@ def pipeline(space: str) -> Pipeline:
     return Pipeline((REGISTRY["text"](retention_ratio=0.4, space=space),))
 
 
-def clip_patches(pictures: np.ndarray, squashed: bool) -> torch.Tensor:
-    """Patches through post layer norm and projection, by stock CLIP: of the middle square, or squashed to one."""
+def clip_patches(pictures: np.ndarray, squashed: bool, layer: int = -1) -> torch.Tensor:
+    """Patches of a layer through post layer norm and projection, by stock CLIP: of the middle square, or squashed to one."""
     model = AutoModel.from_pretrained(EMBEDDED_AUXILIARY["shapes"], dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(EMBEDDED_AUXILIARY["shapes"])
     side = model.config.vision_config.image_size
@@ -47,7 +47,7 @@ def clip_patches(pictures: np.ndarray, squashed: bool) -> torch.Tensor:
         pictures = [picture.resize((side, side), Image.Resampling.BICUBIC) for picture in pictures]
     pixels = processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
-        hidden = model.vision_model(pixel_values=pixels).last_hidden_state[:, 1:]
+        hidden = model.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states[layer][:, 1:]
         patches = model.visual_projection(model.vision_model.post_layernorm(hidden))
     return patches.unflatten(1, (8, 8))
 
@@ -123,6 +123,35 @@ def test_an_image_in_tiles_fails_in_the_arms_that_use_it(checkpoints, family):
     assert own.error is None
 
 
+class WithClip(Reference):
+    """The reference beside a stock CLIP."""
+
+    def further(self, frames, question: str, seen, needs) -> dict:
+        processor = AutoProcessor.from_pretrained(EMBEDDED_AUXILIARY["shapes"])
+        model = AutoModel.from_pretrained(EMBEDDED_AUXILIARY["shapes"], dtype=torch.float32).eval()
+        words = model.get_text_features(**processor.tokenizer([question], return_tensors="pt")).pooler_output
+        found = {QuestionEmbeddings("clip"): words}
+        for need in needs:
+            if isinstance(need, TokenEmbeddings) and need.space == "clip":
+                patches = clip_patches(frames.pixels, squashed=False, layer=need.layer)
+                found[need] = torch.cat([resized(each, *seen.grid[1:]) for each in patches])
+        return found
+
+
+@pytest.mark.parametrize("name", ["cdpruner", "trim", "text"])
+def test_methods_in_its_space_equal_the_reference(checkpoints, name):
+    space = {"space": "clip"} if name == "text" else {}
+    arm = Pipeline((REGISTRY[name](retention_ratio=0.4, **space),))
+    folder = str(checkpoints["llava"])
+    mllm = LoadedModel.load(MLLM(checkpoint=folder, max_new_tokens=ANSWER_TOKENS, auxiliary={"clip": "shapes"}))
+    reference, clips = WithClip(folder), video_clips()
+    answers = {each.sample.uid: each.ids for each in mllm.answer(clips, arm, EncodeCache(arm.needs()))}
+    for clip in clips:
+        for sample in clip.samples:
+            ours = reference.reduced([clip.media[0], sample.question], sample, arm, ANSWER_TOKENS)
+            assert answers[sample.uid] == tuple(ours)
+
+
 def test_a_long_question_is_read_in_segments(mllm):
     embedded, lengths = mllm.clip.embed_question("what colour is the circle ? " * 40)
     context = mllm.clip.model.config.text_config.max_position_embeddings
@@ -140,7 +169,7 @@ def test_only_the_arms_that_use_it_are_charged(mllm):
     assert requests["clip"].encode_milliseconds > requests["llm"].encode_milliseconds
     assert price(requests["llm"].trace, costs).auxiliary == 0
     with flop_counter() as count:
-        mllm.clip.read(clip.media[0], torch.tensor([[frame, 0, 0] for frame in range(6)]), cropped=True)
+        mllm.clip.read(clip.media[0], torch.tensor([[frame, 0, 0] for frame in range(6)]), cropped=True, layers=[-1])
         mllm.clip.embed_question(sample.question)
     assert price(requests["clip"].trace, costs).auxiliary == count.get_total_flops() > 0
 

@@ -100,7 +100,10 @@ class Reference(Checkpoint):
         looks = [self.look(each) for each in alone]
         words = self.processor.tokenizer(question, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
         asked = {QuestionEmbeddings("llm"): self.model.get_input_embeddings()(words)}
-        media = [self._tokens(*each, asked, needs) for each in zip(shown, alone, looks, strict=True)]
+        media = [
+            self._tokens(frames, alone, seen, {**asked, **self.further(frames, question, seen, needs)}, needs)
+            for frames, alone, seen in zip(shown, alone, looks, strict=True)
+        ]
         coming = {self.image: [], self.video: []}
         for number, (frames, seen) in enumerate(zip(shown, looks, strict=True)):
             slots = torch.where(seen.on_grid, seen.on_grid.cumsum(0) - 1, -1).tolist()
@@ -120,6 +123,10 @@ class Reference(Checkpoint):
         for number, seen in enumerate(looks):
             self._mark(sequence, number, seen.grid)
         return sequence, media
+
+    def further(self, frames, question: str, seen, needs) -> dict[Evidence, Tensor]:
+        """What other encoders beside the model make of a medium and the question."""
+        return {}
 
     def _tokens(self, frames, inputs, seen, asked, needs) -> VisualTokens:
         """One medium on its grid, with evidence; of a mosaic the tower's maps are not brought there by hand."""
