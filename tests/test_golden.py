@@ -11,8 +11,10 @@ from tests.golden import FOLDER, Case, assert_features, read_case
 from tests.golden.views import GivenRows, decide_on_grid, in_llm, in_sequence, mask_of, on_grid
 from tokenlab.compressors import REGISTRY
 from tokenlab.compressors.evidence import (
+    FrameFeatures,
     LayerAttention,
     NormedHidden,
+    PoolingAttention,
     QuestionEmbeddings,
     TokenEmbeddings,
     TowerAttention,
@@ -252,6 +254,106 @@ def vispruner(case: Case) -> None:
     assert torch.equal(kept, case.outputs["keep_mask"].flatten())
 
 
+def fastvid(case: Case) -> None:
+    params, video = case.params, case.inputs["video_tokens"]
+    method = REGISTRY["fastvid"](
+        retention_ratio=params["retention_ratio"],
+        segments=params["DySeg_c"],
+        tau=params["DySeg_tau"],
+        merged=params["STPrune_d"],
+        stride=params["DTM_p"],
+        beta=params["DTM_beta"],
+        noise=0.0,
+    )
+    evidence = {
+        PoolingAttention(): case.inputs["frame_attention"].flatten(),
+        FrameFeatures(): case.inputs["frame_global_features"],
+    }
+    tokens = on_grid(video, len(video), 1, evidence)
+    reduction = decide_on_grid(method, tokens)
+    prefix, suffix = case.inputs["prefix"], case.inputs["suffix"]
+    assert_features(torch.cat([prefix, reduction.apply(tokens.values), suffix]), case.outputs["hidden_states"])
+    before, behind = torch.arange(len(prefix)), torch.arange(len(suffix)) + len(prefix) + tokens.num_tokens
+    kept = torch.cat([before, reduction.anchor + len(prefix), behind])
+    assert torch.equal(kept, case.outputs["keep_indices"])
+    assert method.positions == "keep"
+
+
+def holitom(case: Case) -> None:
+    params, frames = case.params, case.inputs["pooled_features"]
+    method = REGISTRY["holitom"](
+        outer=params["retain_ratio"],
+        tau=params["tau"],
+        beta=params["beta"] if params["NO_BETA"] == "0" else None,
+        neighbours=params["K"],
+        max_window=params["max_window_size"],
+        noise=0.0,
+    )
+    evidence = {TowerAttention(-1, "mean"): case.inputs["pooled_attention"].flatten()}
+    tokens = on_grid(frames, len(frames), 1, evidence)
+    assert_features(decide_on_grid(method, tokens).apply(tokens.values), case.outputs["tokens"])
+
+
+def holitom_llm(case: Case) -> None:
+    params, hidden = case.params, case.inputs["hidden_states"]
+    method = REGISTRY["holitom"](inner=1 - params["r"])
+    first, count = params["image_start"], params["image_len"]
+    attention = {LayerAttention(): GivenRows(case.inputs["attn_last_query_heads"][:, None], [len(hidden) - 1])}
+    view = in_llm(method, hidden, torch.arange(first, first + count), method.points(28)[0], attention)
+    reduction = method.reduce_layer(view, None)[0].settle("raster")
+    assert torch.equal(in_sequence(reduction, view), case.outputs["keep_indices"])
+    ours = torch.cat([hidden[:first], reduction.apply(hidden[view.visual]), hidden[first + count :]])
+    assert_features(ours, case.outputs["hidden_states_out"])
+    assert method.positions_inside == "keep"
+
+
+def prunevid_merge(case: Case) -> None:
+    params, frames = case.params, case.inputs["x"]
+    method = REGISTRY["prunevid"](
+        tau=params["tau"],
+        segments=params["temporal_segment_ratio"],
+        clusters=params["cluster_ratio"],
+        neighbours=params["k"],
+        noise=0.0,
+    )
+    tokens = on_grid(frames, len(frames))
+    assert_features(decide_on_grid(method, tokens).apply(tokens.values), case.outputs["tokens"])
+
+
+def prunevid_llm(case: Case) -> None:
+    params, weights = case.params, case.inputs["text_to_image_attention"][0]
+    method, sizes = REGISTRY["prunevid"](alpha=params["alpha"]), []
+    for static, moving, frames in zip(*(params[f"{n}_sizes"] for n in ("static", "dynamic", "window")), strict=True):
+        sizes += [static, *[moving // frames] * frames]
+    tag = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    words, count = weights.shape[1:]
+    rows = torch.cat([weights, weights.new_zeros(len(weights), words, words)], dim=2)
+    attention = {LayerAttention(): GivenRows(rows, list(range(count, count + words)))}
+    hidden = torch.zeros(count + words, 1)
+    view = in_llm(method, hidden, torch.arange(count), method.points(32)[0], attention, tag=tag)
+    kept = method.reduce_layer(view, None)[0].settle("raster").anchor
+    assert torch.equal(kept, case.outputs["keep_sorted"])
+
+
+def flashvid(case: Case) -> None:
+    params, frames = case.params, case.inputs["x"]
+    method = REGISTRY["flashvid"](
+        outer=params["retention_ratio"],
+        expansion=params["expansion"],
+        alpha=params["alpha"],
+        weigh={"attn_div": "attention", "attn_div_v2": "attention_and_scene"}[params["method"]],
+        link=params["temporal_threshold"],
+        segments=params["min_segment_num"],
+        tau=params["segment_threshold"],
+        noise=0.0,
+    )
+    evidence = {TowerAttention(-1, "mean"): case.inputs["cls_attention"].flatten()}
+    tokens = on_grid(frames, len(frames), 1, evidence)
+    reduction = decide_on_grid(method, tokens)
+    assert torch.equal(reduction.anchor, case.outputs["global_index"])
+    assert_features(reduction.apply(tokens.values), case.outputs["tokens"])
+
+
 ADAPTERS: dict[str, Callable[[Case], None]] = {
     adapter.__name__: adapter
     for adapter in (
@@ -261,10 +363,16 @@ ADAPTERS: dict[str, Callable[[Case], None]] = {
         dtd,
         evs,
         fastervlm,
+        fastvid,
         feather,
+        flashvid,
+        holitom,
+        holitom_llm,
         llava_scissor,
         prumerge,
         prumerge_plus,
+        prunevid_llm,
+        prunevid_merge,
         pyramiddrop,
         scope,
         sparsevlm,

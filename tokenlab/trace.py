@@ -67,6 +67,7 @@ class Trace:
         auxiliary_text: Lengths of the texts that an auxiliary encoder read.
         auxiliary_pooled: Passes of the tower that an auxiliary pooling head looked at.
         attention_tokens: Tokens that each layer's attention read at prefill. Empty: `prefill_tokens` in all layers.
+        cached_tokens: Tokens of the prompt that each layer's cache keeps for the steps. Empty: those that it read.
         mlp_tokens: Tokens that each layer's MLP read at prefill. Empty: `prefill_tokens` in all layers.
         visible_tokens: `visible_tokens[step][layer]`, cache entries that a decode step attends to. Empty: all.
         rope_recomputed: Tokens whose rotary embedding was computed anew between layers at prefill.
@@ -87,6 +88,7 @@ class Trace:
     auxiliary_text: tuple[int, ...] = ()
     auxiliary_pooled: int = 0
     attention_tokens: tuple[int, ...] = ()
+    cached_tokens: tuple[int, ...] = ()
     mlp_tokens: tuple[int, ...] = ()
     visible_tokens: tuple[tuple[int, ...], ...] = ()
     rope_recomputed: int = 0

@@ -38,7 +38,7 @@ def pipeline(space: str) -> Pipeline:
 
 
 def clip_patches(pictures: np.ndarray, squashed: bool, layer: int = -1) -> torch.Tensor:
-    """Patches of a layer through post layer norm and projection, by stock CLIP: of the middle square, or squashed to one."""
+    """Patches of a layer through post norm and projection, by stock CLIP: of the middle square, or squashed to one."""
     model = AutoModel.from_pretrained(EMBEDDED_AUXILIARY["shapes"], dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(EMBEDDED_AUXILIARY["shapes"])
     side = model.config.vision_config.image_size

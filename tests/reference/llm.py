@@ -33,12 +33,14 @@ class Inside:
     seed: int = 0
     unseen: list[set[int]] = field(default_factory=list)
     cache_state: dict[tuple[int, int], Any] = field(default_factory=dict)
+    left: set[int] | None = None
 
     def greedy(
         self, sequence: list[Token], original: list[Token], media: Media, new_tokens: int, forced=()
     ) -> list[Tensor]:
         """The logits of every step of the answer, until the end of sequence."""
         model, answer, steps = self.checkpoint.model, [], []
+        sequence = [replace(token, home=list(token.home)) for token in sequence]  # by which each is known from here on
         for _ in range(new_tokens):
             hidden = self.forward([replace(t, deep=list(t.deep)) for t in sequence], original, list(media), answer)
             steps.append(model.lm_head(model.model.get_decoder().norm(hidden)))
@@ -54,6 +56,7 @@ class Inside:
         model = self.checkpoint.model
         decoder, eager = model.model.get_decoder(), self.checkpoint.eager.model.get_decoder()
         tail = model.get_input_embeddings()(torch.tensor(answer, dtype=torch.long))
+        gathered = self.gathered(len(decoder.layers))
         prompt, media = in_order(prompt, media)
         initial, states, narrowed = [tokens.num_tokens for tokens in media], {}, False
         heard, paid_by_last = {}, None
@@ -67,6 +70,9 @@ class Inside:
             hidden = torch.cat([torch.stack([token.value for token in prompt]), tail])[None]
             rotary = decoder.rotary_emb(hidden, positions(prompt, len(answer)))
             mask = self.mask(prompt, len(answer), narrowed)
+            if answer and number in gathered:  # whose cache has forgotten what went later
+                gone = [i for i, token in enumerate(prompt) if id(token.home) not in self.left]
+                mask[..., len(prompt) :, gone] = torch.finfo(torch.float32).min
             given = {"position_embeddings": rotary, "attention_mask": mask}
             attended = layer.self_attn(layer.input_layernorm(hidden), **given)[0]
             paid_by_last = twin.self_attn(twin.input_layernorm(hidden), **given)[1].mean(1)[0, -1]
@@ -82,7 +88,13 @@ class Inside:
             for token in prompt:
                 if token.deep:
                     token.value = token.value + token.deep.pop(0)
+        self.left = {id(token.home) for token in prompt} if not answer else self.left
         return hidden[-1] if answer else prompt[-1].value
+
+    def gathered(self, num_layers: int) -> set[int]:
+        """Layers whose caches forget what goes in later ones."""
+        methods = self.pipeline.placed(LayerReduction).values()
+        return {layer for method in methods for layer in method.gathered_caches(num_layers)}
 
     def heard(self, twin, hidden: Tensor, rotary, prompt) -> dict[Evidence, Weights]:
         """The attention of a layer to the prompt, as far as some method asks for it."""
@@ -136,7 +148,8 @@ class Inside:
                 media[number] = replace(tokens, values=torch.stack([prompt[i].value for i in visual]))
                 decisions.append(reduction)
             for number, reduction in enumerate(decisions):
-                prompt, media = cut(prompt, original, media, number, reduction, method)
+                inside = replace(method, positions=method.positions_inside)
+                prompt, media = cut(prompt, original, media, number, reduction, inside)
             prompt, media = in_order(prompt, media)
         return prompt, media
 

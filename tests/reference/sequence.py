@@ -57,7 +57,8 @@ def shrink(tokens: VisualTokens, reduction: Reduction) -> VisualTokens:
     """The tokens that are left, with their places and evidence."""
     evidence = {k: dense(reduction, v, k.combine) if k.per_token else v for k, v in tokens.evidence.items()}
     values, places = dense(reduction, tokens.values), tokens.places[reduction.anchor]
-    return replace(tokens, values=values, places=places, evidence=evidence)
+    tag = reduction.tag if reduction.tag is not None else None if tokens.tag is None else tokens.tag[reduction.anchor]
+    return replace(tokens, values=values, places=places, evidence=evidence, tag=tag)
 
 
 def edit(

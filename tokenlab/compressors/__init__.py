@@ -32,18 +32,15 @@ from tokenlab.compressors.evidence import (
     TowerFeatures,
     TowerKeys,
 )
+from tokenlab.compressors.kinds import CountedFrames, CountedTokens, FramesView, FrameWise, TwoStage
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.compressors.stages import (
     STAGES,
     BlockView,
     CacheReduction,
     CacheView,
-    CountedFrames,
-    CountedTokens,
     FrameSelection,
-    FramesView,
     FrameView,
-    FrameWise,
     GridReduction,
     GridView,
     LayerReduction,
@@ -52,6 +49,7 @@ from tokenlab.compressors.stages import (
     TowerReduction,
 )
 from tokenlab.functional import (
+    averaged,
     blend,
     budget,
     cells,
@@ -69,6 +67,7 @@ from tokenlab.functional import (
     neighbour_cosine,
     outliers,
     segment_starts,
+    segments_between,
     share_to_go,
     sums,
     top,
@@ -119,7 +118,9 @@ __all__ = [
     "TowerFeatures",
     "TowerKeys",
     "TowerReduction",
+    "TwoStage",
     "VisualTokens",
+    "averaged",
     "blend",
     "budget",
     "cells",
@@ -139,6 +140,7 @@ __all__ = [
     "outliers",
     "scaled_layer",
     "segment_starts",
+    "segments_between",
     "share_to_go",
     "sums",
     "top",

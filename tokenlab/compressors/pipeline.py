@@ -151,13 +151,14 @@ class LayerPlan:
         cache_methods: Methods that choose what decode steps look at, likewise.
         points: By layer and moment, the places of the layer methods that look there.
         cache_points: By layer, the places of the cache methods that choose there.
-        first_layer: The first layer at which any of them acts or is shown something; the LLM's depth where none does.
+        first_layer: The first layer that any of them changes or looks at; the LLM's depth where there is none.
         split_layers: Layers in which tokens go between attention and MLP.
         narrowed_layers: Layers whose decode steps may look at a part of their cache.
         prefill_probes: Layers whose attention during prefill some method looks at afterwards.
         unrotated_layers: Likewise, but without rotary embedding: their queries and keys are made once more.
         ahead_layers: Layers whose queries and keys are made for a method before the layer runs.
         decode_probes: Layers whose attention some method looks at during decoding.
+        gathered_layers: Layers whose caches keep, behind the prefill, only what is left behind the last cut.
     """
 
     layer_methods: Mapping[int, LayerReduction]
@@ -171,6 +172,7 @@ class LayerPlan:
     unrotated_layers: frozenset[int]
     ahead_layers: frozenset[int]
     decode_probes: frozenset[int]
+    gathered_layers: frozenset[int]
 
     @classmethod
     def of(cls, pipeline: Pipeline, num_layers: int) -> LayerPlan:
@@ -179,10 +181,11 @@ class LayerPlan:
         points: dict[tuple[int, Moment], tuple[int, ...]] = {}
         cache_points: dict[int, tuple[int, ...]] = {}
         attending: dict[Evidence, set[int]] = defaultdict(set)
-        decode_probes = set()
+        decode_probes, gathered = set(), set()
         for place, method in layer_methods.items():
             with failing_sample(method.name):
                 method_points = list(method.points(num_layers))
+                gathered.update(method.gathered_caches(num_layers))
             for layer, moment in method_points:
                 points[layer, moment] = (*points.get((layer, moment), ()), place)
                 for need in method.needs():
@@ -201,13 +204,16 @@ class LayerPlan:
             cache_methods,
             points,
             cache_points,
-            first_layer=min([*(layer for layer, _ in points), *cache_points, *unrotated], default=num_layers),
+            first_layer=min(
+                [*(layer for layer, _ in points), *cache_points, *unrotated, *gathered], default=num_layers
+            ),
             split_layers=frozenset(layer for layer, moment in points if moment == "after_attention"),
             narrowed_layers=frozenset(range(min(cache_points, default=num_layers), num_layers)),
             prefill_probes=frozenset(attending[LATEST] - {-1}),
             unrotated_layers=unrotated,
             ahead_layers=frozenset(attending[NEXT] | attending[NEXT_UNROTATED]),
             decode_probes=frozenset(decode_probes - {-1}),
+            gathered_layers=frozenset(gathered),
         )
 
     @property

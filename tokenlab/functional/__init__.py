@@ -1,7 +1,14 @@
 """Pure tensor mathematics that methods share."""
 
 from tokenlab.functional.clusters import cluster, components, density_peaks
-from tokenlab.functional.frames import in_medium, mean_segments, neighbour_cosine, segment_starts
+from tokenlab.functional.frames import (
+    averaged,
+    in_medium,
+    mean_segments,
+    neighbour_cosine,
+    segment_starts,
+    segments_between,
+)
 from tokenlab.functional.merging import blend, mean_runs, means, merge_into, sums, with_mean_of_rest
 from tokenlab.functional.selection import (
     budget,
@@ -17,6 +24,7 @@ from tokenlab.functional.selection import (
 )
 
 __all__ = [
+    "averaged",
     "blend",
     "budget",
     "cells",
@@ -35,6 +43,7 @@ __all__ = [
     "neighbour_cosine",
     "outliers",
     "segment_starts",
+    "segments_between",
     "share_to_go",
     "sums",
     "top",

@@ -40,6 +40,38 @@ def segment_starts(change: Float[Tensor, " gaps"], segments: int) -> Int[Tensor,
     return torch.cat([cuts.new_zeros(1), cuts.sort().values])
 
 
+def segments_between(similarity: Float[Tensor, " gaps"], at_least: int, below: float) -> Int[Tensor, " segments"]:
+    """Cuts frames wherever neighbours are less alike than a bound, and at the least similar ones until that is enough.
+
+    Args:
+        similarity: Of each frame and the one before it.
+        at_least: Segments there are, where there are so many frames.
+        below: Similarity below which there is a cut.
+
+    Returns:
+        Each segment's first frame.
+
+    >>> segments_between(torch.tensor([0.99, 0.2, 0.95]), at_least=3, below=0.9)
+    tensor([0, 2, 3])
+    """
+    segments = max(int((similarity < below).sum()) + 1, min(at_least, len(similarity) + 1))
+    return segment_starts(-similarity, segments)
+
+
+def averaged(places: Int[Tensor, " p"], frames: int, tokens: int) -> Reduction:
+    """Averages all frames at some places into one token each, anchored in the first frame; all else goes.
+
+    >>> averaged(torch.tensor([1]), frames=2, tokens=2).apply(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    tensor([3.])
+    """
+    if frames == 1:
+        return Reduction.keep(places, tokens)
+    member = in_medium(places.expand(frames, -1), tokens)
+    slot = torch.arange(len(places), device=places.device).repeat(frames)
+    weight = torch.full_like(member, 1 / frames, dtype=torch.float32)
+    return Reduction.merge(places, slot, member, weight, frames * tokens)
+
+
 def mean_segments(starts: Int[Tensor, " k"], frames: int, tokens: int) -> Reduction:
     """Averages each segment's frames position by position into one frame, anchored at the segment's first frame.
 

@@ -42,8 +42,8 @@ def blend(
     anchor: Int[Tensor, " m"],
     slot: Int[Tensor, " k"],
     member: Int[Tensor, " k"],
-    own: float,
-    others: float,
+    own: float | Float[Tensor, " m"],
+    others: float | Float[Tensor, " m"],
     num_inputs: int,
 ) -> Reduction:
     """Mixes each slot's anchor with the mean of the tokens assigned to it.
@@ -52,8 +52,8 @@ def blend(
         anchor: Each slot's own token.
         slot: To which slot each further token is assigned.
         member: These tokens.
-        own: Weight of the anchor.
-        others: Weight of the mean.
+        own: Weight of the anchor, or of each.
+        others: Weight of the mean, or of each.
         num_inputs: All tokens.
 
     >>> mixed = blend(torch.tensor([0]), torch.tensor([0, 0]), torch.tensor([1, 2]), 1.0, 0.5, num_inputs=3)
@@ -62,7 +62,8 @@ def blend(
     """
     slots = torch.arange(anchor.shape[0], device=anchor.device)
     assigned = slot.bincount(minlength=anchor.shape[0])[slot]
-    weight = torch.cat([torch.full_like(anchor, own, dtype=torch.float32), others / assigned])
+    one = torch.ones_like(anchor, dtype=torch.float32)
+    weight = torch.cat([one * own, (one * others)[slot] / assigned])
     return Reduction.merge(anchor, torch.cat([slots, slot]), torch.cat([anchor, member]), weight, num_inputs)
 
 

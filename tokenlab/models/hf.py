@@ -142,6 +142,15 @@ def new_cache(model: PreTrainedModel) -> DynamicCache:
     return DynamicCache(config=model.config.get_text_config())
 
 
+def gather_cache(cache: DynamicCache, layer: int, index: Int[Tensor, "b k"]) -> None:
+    """Lets one layer's KV cache keep only some columns, row by row."""
+    kept: Any = cache.layers[layer]
+    for name in ("keys", "values"):
+        value: Tensor = getattr(kept, name)
+        where = index.to(value.device)[:, None, :, None].expand(-1, value.shape[1], -1, value.shape[3])
+        setattr(kept, name, value.gather(2, where))
+
+
 def own_positions(model: PreTrainedModel, inputs: Mapping[str, Shaped[Tensor, "1 ..."]]) -> Int[Tensor, "axes s"]:
     """The model's own position ids of one untouched, unpadded prompt: one row, or one for text and three of M-RoPE."""
     rest = {name: value for name, value in inputs.items() if name != "input_ids"}

@@ -72,7 +72,7 @@ def _trace(loaded: LoadedModel, request: Request, hooks: DecoderHooks | None, le
     trace = llm_trace(hooks and hooks.prompts[0], sum(lengths) - len(lengths) + 1)
     if hooks is not None and hooks.plan.cache_methods:
         return trace
-    cached = trace.attention_tokens or (len(request.prompt.layout),) * len(loaded.decoder.layers)
+    cached = trace.cached_tokens or trace.attention_tokens or (len(request.prompt.layout),) * len(loaded.decoder.layers)
     steps = [step for length in lengths for step in range(length - 1)]
     return replace(trace, visible_tokens=tuple(tuple(tokens + step for tokens in cached) for step in steps))
 

@@ -34,6 +34,7 @@ def _names(family: Family, model: PreTrainedModel) -> Iterator[tuple[str, Callab
     yield "transformers: AttentionInterface.register", lambda: AttentionInterface.register
     yield "transformers: ALL_ATTENTION_FUNCTIONS.get_interface", lambda: ALL_ATTENTION_FUNCTIONS.get_interface
     yield "transformers: DynamicCache.crop", lambda: DynamicCache.crop
+    yield "transformers: layers of a DynamicCache, with keys and values", lambda: _holds_keys(model)
     yield (
         "model: _prepare_position_ids_for_generation",
         lambda: _attribute(model, "_prepare_position_ids_for_generation"),
@@ -77,6 +78,11 @@ def _spec(row: str, family: Family, spec: MediaSpec, model: PreTrainedModel) -> 
     if family.norm:
         yield f"{row}: norm = {family.norm}", lambda: _attribute(family.blocks_of(model, spec)[0], family.norm)
         yield f"{row}: a block's mlp", lambda: _attribute(family.blocks_of(model, spec)[0], "mlp")
+
+
+def _holds_keys(model: PreTrainedModel) -> bool:
+    layer: Any = DynamicCache(config=model.config.get_text_config()).layers[0]
+    return hasattr(layer, "keys") and hasattr(layer, "values")
 
 
 def _first_attention(model: PreTrainedModel) -> Any:

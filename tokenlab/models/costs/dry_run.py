@@ -65,7 +65,8 @@ class TokenCounts:
         projector: Tokens that the projector takes besides all patches, since they were merged before it.
         visual: Visual tokens at the LLM's entry, separators included.
         visual_left: Visual tokens behind the last cut inside the LLM.
-        attention: Tokens that each layer's attention reads at prefill; its cache keeps them.
+        attention: Tokens that each layer's attention reads at prefill.
+        cached: Tokens of the prompt that each layer's cache keeps.
         mlp: Tokens that each layer's MLP reads at prefill.
         visible: For each further token of the answer, how many cached tokens it attends to in each layer.
     """
@@ -76,6 +77,7 @@ class TokenCounts:
     visual: int | None
     visual_left: int | None
     attention: tuple[int, ...] | None
+    cached: tuple[int, ...] | None
     mlp: tuple[int, ...] | None
     visible: tuple[tuple[int, ...], ...] | None
 
@@ -146,14 +148,14 @@ class DryRun:
             separators = 0
         state = self._layers(tokens, separators)
         self._decode(state)
-        attention = tuple(map(len, state.origins))
         return TokenCounts(
             passes=shape.passes,
             tower=tower.tokens if tower else (),
             projector=grid_trace(decisions, self.query.token_wise).projector_tokens,
             visual=tokens.num_tokens + separators,
             visual_left=state.mlp_tokens[-1] - self.query.text,
-            attention=attention,
+            attention=tuple(state.attention_tokens),
+            cached=tuple(map(len, state.origins)),
             mlp=tuple(state.mlp_tokens),
             visible=state.trace.visible_tokens,
         )
@@ -196,6 +198,8 @@ class DryRun:
                 if moment == "before_attention":
                     state.read()
             state.mlp_tokens[layer] = len(state.layout)
+        for layer in self.plan.gathered_layers:
+            state.gather(layer)
         return state
 
     def _of_llm(self, needs: Collection[Evidence], tokens: int) -> dict[Evidence, Any]:

@@ -27,7 +27,7 @@ def price(trace: Trace, costs: ModelCosts) -> Flops:
             trace.mlp_tokens or everywhere,
             rope_tokens=trace.prefill_tokens + trace.rope_recomputed,
         ),
-        decode=_decode(trace, costs, attention_tokens),
+        decode=_decode(trace, costs, trace.cached_tokens or attention_tokens),
     )
 
 

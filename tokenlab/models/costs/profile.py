@@ -156,7 +156,7 @@ def _price(
         decode_flops=decode,
         total_flops=sum(parts) if len(parts) == 4 else None,
         cache_bytes=_known(
-            lambda lengths: number_bytes * costs.cache_elements([n + later for n in lengths]), attention
+            lambda lengths: number_bytes * costs.cache_elements([n + later for n in lengths]), counts.cached
         ),
         literature_flops=_known(lambda lengths: literature_flops(costs.text, lengths), attention),
         auxiliary_not_counted=needs_auxiliary(costs.family, pipeline),

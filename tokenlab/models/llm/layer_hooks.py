@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tokenlab.compressors.pipeline import LayerPlan
 from tokenlab.compressors.stages import Moment
-from tokenlab.models.hf import SEQUENCE_AXIS, AttentionProbe, Decoder
+from tokenlab.models.hf import CACHE, SEQUENCE_AXIS, AttentionProbe, Decoder, gather_cache
 from tokenlab.models.hooks import HookPoint
 from tokenlab.models.llm.attention import PrefillAttention, last_attention, own_rows
 from tokenlab.models.llm.masks import reduced_mask
@@ -71,6 +71,7 @@ class DecoderHooks:
         self.deepstack = list(deepstack)
         self.num_layers, self.first = len(decoder.layers), plan.first_layer
         self.step = -1  # 0: prefill
+        self.is_gathered = not plan.gathered_layers
         self.current: PaddedLayerInput | None = None  # None: nothing is reduced yet
         self.inputs: dict[int, PaddedLayerInput | None] = {}  # by layer
         self.probes = {layer: AttentionProbe(record=layer in plan.prefill_probes) for layer in plan.probed_layers}
@@ -108,6 +109,8 @@ class DecoderHooks:
         if index == self.first:
             self.step += 1
             self.prepared: dict[int, dict[str, Any]] = {}
+            if self.step and not self.is_gathered:
+                self.gather_caches(kwargs[CACHE])
             if self.step and self.visible:
                 self.visible.begin_step(self.step)
         if self.step == 0:
@@ -185,7 +188,7 @@ class DecoderHooks:
                 lifted = prompt.apply(decisions, method)
                 rows[row] = lifted.to(hidden.device).apply(rows[row])
                 totals[row] = totals[row].then(lifted)
-                renumbered |= method.positions == "renumber"
+                renumbered |= method.positions_inside == "renumber"
         if all(total.is_identity for total in totals):
             return hidden
         self.deepstack = [self._reduce_rows(each, totals, width) for each in self.deepstack]
@@ -263,6 +266,17 @@ class DecoderHooks:
         renumbered = {id(each) for each in self.inputs.values() if each is not None and each.positions is not None}
         for prompt in self.prompts:
             prompt.trace += Trace(rope_recomputed_per_step=len(renumbered))
+
+    def gather_caches(self, cache: Any) -> None:
+        """Before the first step: caches of some layers keep only what is left of the prompt."""
+        for layer in self.plan.gathered_layers:
+            lengths = [len(prompt.origins[layer]) for prompt in self.prompts]
+            padding = [max(lengths) - length for length in lengths]
+            kept = [prompt.gather(layer) + pad for prompt, pad in zip(self.prompts, padding, strict=True)]
+            index, valid = left_padded(kept), valid_columns(list(map(len, kept)))
+            gather_cache(cache, layer, index)
+            self.inputs[layer] = replace(self.inputs[layer] or PaddedLayerInput(index, valid), index=index, valid=valid)
+        self.is_gathered = True
 
     def decode_attention(self, layer: int) -> Float[Tensor, "b k"] | None:
         """Attention from the token that is decoded to every cached token of a layer, if that is recorded."""

@@ -33,6 +33,7 @@ class PromptState:
         states: What methods remember, by their stage, their place in the pipeline, and medium.
         attention: Of the layer that attended last, as far as some method looks at it.
         origins: By layer, the untouched prompt's index of each token in the layer's cache.
+        attention_tokens: By layer, tokens that its attention reads.
         mlp_tokens: By layer, tokens that its MLP reads.
     """
 
@@ -44,6 +45,7 @@ class PromptState:
     states: dict[tuple[str, int, int], State] = field(default_factory=dict)
     attention: dict[Evidence, Attention] = field(default_factory=dict)
     origins: list[Int[Tensor, " _"]] = field(default_factory=list)
+    attention_tokens: list[int] = field(default_factory=list)
     mlp_tokens: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -61,7 +63,14 @@ class PromptState:
     def read(self, layers: int = 1) -> None:
         """Notes what is left now as what the next layers read."""
         self.origins += [self.layout.origin] * layers
+        self.attention_tokens += [len(self.layout)] * layers
         self.mlp_tokens += [len(self.layout)] * layers
+
+    def gather(self, layer: int) -> Int[Tensor, " _"]:
+        """Lets a layer's cache keep only what is left now; returns where in the cache that is."""
+        kept = torch.isin(self.origins[layer], self.layout.origin).nonzero()[:, 0]
+        self.origins[layer] = self.origins[layer][kept]
+        return kept
 
     def decide(
         self,
@@ -120,7 +129,7 @@ class PromptState:
         for number, decision in enumerate(ordered):
             self.media[number] = self.media[number].reduce(decision)
         lifted = self.layout.lift(ordered, method.separators)
-        self.layout = self.layout.reduce(lifted, method.positions == "renumber")
+        self.layout = self.layout.reduce(lifted, method.positions_inside == "renumber")
         self.columns = self.columns[lifted.anchor]
         self.attention = {need: attention.keep(lifted.anchor) for need, attention in self.attention.items()}
         return lifted
@@ -133,6 +142,7 @@ def llm_trace(state: PromptState | None, generated: int) -> Trace:
     trace = replace(state.trace, visible_tokens=state.trace.visible_tokens[: generated - 1])
     return trace + Trace(
         generated_tokens=generated,
-        attention_tokens=tuple(map(len, state.origins)),
+        attention_tokens=tuple(state.attention_tokens),
+        cached_tokens=tuple(map(len, state.origins)),
         mlp_tokens=tuple(state.mlp_tokens),
     )
