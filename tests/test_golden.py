@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from tests.golden import FOLDER, Case, assert_features, read_case
 from tests.golden.views import GivenRows, decide_on_grid, in_llm, in_sequence, mask_of, on_grid
-from tokenlab.compressors import REGISTRY
+from tokenlab.compressors import REGISTRY, cluster
 from tokenlab.compressors.evidence import (
     FrameFeatures,
     LayerAttention,
@@ -21,6 +22,8 @@ from tokenlab.compressors.evidence import (
     TowerFeatures,
     TowerKeys,
 )
+from tokenlab.compressors.methods.prunevid import whole_scenes
+from tokenlab.compressors.methods.tome import kth_merge
 from tokenlab.functional.attention import Attention
 from tokenlab.models.vision.evidence import cls_attention
 
@@ -354,21 +357,74 @@ def flashvid(case: Case) -> None:
     assert_features(reduction.apply(tokens.values), case.outputs["tokens"])
 
 
+def dpc_knn(case: Case) -> None:
+    for number, x in enumerate(case.inputs["x"]):
+        _, label = cluster(x, case.params["cluster_num"], case.params["k"])
+        assert torch.equal(label, case.outputs["cluster_index"][number])
+        assert whole_scenes(label.tolist()) == case.outputs["refined"][number].tolist()
+
+
+def pool2d(case: Case) -> None:
+    if case.params["mode"] == "max":
+        pytest.skip("max pooling is not linear in tokens")
+    method = REGISTRY["pool"](stride=case.params["stride"], mode=case.params["mode"])
+    x = case.inputs["x"]
+    reduction = decide_on_grid(method, on_grid(x, len(x), case.params["side"]))
+    assert_features(reduction.apply(x.flatten(0, 1)), case.outputs["y"].flatten(0, 1))
+
+
+def tome_kth(case: Case) -> None:
+    x, metric = case.inputs["x"], case.inputs["metric"]
+    size = torch.ones(x.shape[:2])
+    reduction = kth_merge(metric, size, case.params["k"])
+    assert_features(reduction.apply(x.flatten(0, 1)), case.outputs["x_merged"].flatten(0, 1))
+    assert torch.equal(reduction.apply(size.flatten(), "sum"), case.outputs["size"].flatten())
+
+
+def fitprune(case: Case) -> None:
+    params, rows = case.params, case.inputs["attn_headmax_visual_and_text_rows"]
+    first, count, text = params["v_start"], params["v_num"], params["text_len"]
+    method = REGISTRY["fitprune"](scheme=(params["n_delete"] / count,))
+    weights = torch.zeros(1, count + text, first + count + text)
+    weights[0, :, first : first + count] = rows
+    attention = {LayerAttention(): GivenRows(weights, list(range(first, first + count + text)))}
+    hidden, visual = torch.zeros(weights.shape[2], 1), torch.arange(first, first + count)
+    view = in_llm(method, hidden, visual, method.points(1)[0], attention, num_layers=1)
+    kept = in_sequence(method.reduce_layer(view, None)[0], view)
+    assert torch.equal(kept, case.outputs["keep_mask_full"].nonzero()[:, 0])
+
+
+def hired(case: Case) -> None:
+    params, early, late = case.params, case.inputs["cls_attn_layer0"], case.inputs["cls_attn_layer22"]
+    method = REGISTRY["hired"](retention_ratio=params["token_budget_rate"], alpha=params["alpha"])
+    evidence = {
+        TowerAttention(0, "cls"): early.mean(dim=1).flatten(),
+        TowerAttention(-2, "cls"): late.mean(dim=1).flatten(),
+    }
+    tokens = on_grid(late.mean(dim=1)[..., None], len(late), 1, evidence)
+    kept = mask_of(decide_on_grid(method, replace(tokens, is_image=True, thumbnail=0)))
+    assert torch.equal(kept, case.outputs["mask"].flatten())
+
+
 ADAPTERS: dict[str, Callable[[Case], None]] = {
     adapter.__name__: adapter
     for adapter in (
         cdpruner,
         dart,
         divprune,
+        dpc_knn,
         dtd,
         evs,
         fastervlm,
         fastvid,
         feather,
+        fitprune,
         flashvid,
+        hired,
         holitom,
         holitom_llm,
         llava_scissor,
+        pool2d,
         prumerge,
         prumerge_plus,
         prunevid_llm,
@@ -378,6 +434,7 @@ ADAPTERS: dict[str, Callable[[Case], None]] = {
         sparsevlm,
         st_simdiff,
         sttm,
+        tome_kth,
         trim,
         vidcom2,
         vispruner,

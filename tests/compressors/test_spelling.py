@@ -1,5 +1,5 @@
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import pytest
 from hypothesis import given
@@ -165,7 +165,8 @@ def test_a_sweep_may_not_take_the_name_of_an_arm():
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_every_compressor_expands(name):
-    arguments = {"retention_ratio": REGISTRY[name].example().retention_ratio}
+    method = REGISTRY[name].example()
+    arguments = {each.name: value for each in fields(method) if (value := getattr(method, each.name)) != each.default}
     assert expand_pipelines({"a": [{name: arguments}]})["a"][0]["init_args"] == arguments
 
 

@@ -1,5 +1,8 @@
 """Families under test, built once a process: three every day, all in the matrix."""
 
+from collections.abc import Callable
+from functools import cache
+
 import pytest
 
 from tests.models.harness import VIDEO_FAMILIES, WHOLE, Harness
@@ -13,19 +16,22 @@ def by_tier(families) -> list:
     return [pytest.param(name, marks=[] if name in WHOLE else pytest.mark.matrix) for name in families]
 
 
+@pytest.fixture(scope="session")
+def harnesses(checkpoints) -> Callable[[str], Harness]:
+    """Families that read videos, each built once, in whatever order tests name them."""
+    return cache(lambda family: Harness.of(str(checkpoints[family]), video_clips()))
+
+
 @pytest.fixture(scope="session", params=by_tier(VIDEO_FAMILIES))
-def harness(request, checkpoints) -> Harness:
+def harness(request, harnesses) -> Harness:
     """A family that reads videos, with clips of different lengths."""
-    return Harness.of(str(checkpoints[request.param]), video_clips())
+    return harnesses(request.param)
 
 
 @pytest.fixture(scope="session")
 def baseline(harness: Harness) -> dict[str, tuple[int, ...]]:
     """Plain transformers, prompt by prompt."""
-    return {
-        sample.uid: tuple(harness.reference.plain([frames, sample.question], ANSWER_TOKENS))
-        for frames, sample in harness.samples()
-    }
+    return harness.baseline
 
 
 @pytest.fixture(scope="session", params=by_tier(FAMILIES))

@@ -1,6 +1,7 @@
 """One family under test: its tiny checkpoint as the bench loads it, and the reference beside it."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from tests.reference.prompts import Reference
 from tokenlab.compressors import Pipeline
@@ -14,6 +15,9 @@ from tokenlab.testing import ANSWER_TOKENS
 
 WHOLE = ("llava", "llava_onevision", "qwen3_vl")
 """One family a way of reading: what runs every day; the others are in the matrix."""
+
+EACH_KIND = (*WHOLE, "qwen2_5_vl", "internvl")
+"""Besides those, windows in the tower, and tiles: every method runs on each kind, in the matrix."""
 
 VIDEO_FAMILIES = tuple(name for name, family in FAMILIES.items() if family.video is not None)
 
@@ -33,6 +37,14 @@ class Harness:
     @property
     def family(self) -> Family:
         return self.loaded.family
+
+    @cached_property
+    def baseline(self) -> dict[str, tuple[int, ...]]:
+        """Plain transformers' answers about videos, prompt by prompt."""
+        return {
+            sample.uid: tuple(self.reference.plain([frames, sample.question], ANSWER_TOKENS))
+            for frames, sample in self.samples()
+        }
 
     def ask(self, pipeline: Pipeline, clips=None, batch_size: int = 1) -> dict[str, tuple[int, ...]]:
         return {answer.sample.uid: answer.ids for answer in self.answers(pipeline, clips, batch_size)}

@@ -1,12 +1,14 @@
 """Pipelines that the model side is tried with: all methods, compositions of stages, and stubs that act everywhere."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
+import pytest
 import torch
 
-from tokenlab.compressors import REGISTRY, Pipeline
+from tests.models.harness import EACH_KIND, VIDEO_FAMILIES, WHOLE
+from tokenlab.compressors import REGISTRY, Pipeline, TokenCompressor
 from tokenlab.compressors.stages import CacheReduction, LayerReduction, TowerReduction
 from tokenlab.models.families import FAMILIES, Family
 from tokenlab.models.families.support import why_unsupported
@@ -61,13 +63,19 @@ def thinning(*at, **kwargs) -> Thinning:
     return Thinning(retention_ratio=0.5, at=at, **kwargs)
 
 
+def spelled(method: TokenCompressor) -> dict:
+    """A method's hyper-parameters, as far as they are not the default."""
+    return {each.name: value for each in fields(method) if (value := getattr(method, each.name)) != each.default}
+
+
 DRIVEN = sorted(
     name for name, method in REGISTRY.items() if not why_unsupported(FAMILIES["llava"], method.example(0.4))
 )
 """The methods that the model side can run without further encoders."""
 
 PIPELINES = {
-    **{name: ((name, {"retention_ratio": REGISTRY[name].example(0.4).retention_ratio}),) for name in DRIVEN},
+    **{name: ((name, spelled(REGISTRY[name].example(0.4))),) for name in DRIVEN},
+    **{f"random in the {at}": (("random", {"retention_ratio": 0.4, "at": at}),) for at in ("layers", "cache")},
     **{
         f"{name} other positions": ((name, {"retention_ratio": 0.4, "positions": positions}),)
         for name, positions in (
@@ -150,3 +158,21 @@ def possible(family: Family, pipelines: Mapping[str, Pipeline]) -> dict[str, Pip
         for name, pipeline in pipelines.items()
         if not any(why_unsupported(family, compressor) for compressor in pipeline.compressors)
     }
+
+
+def tiers(pipelines, always=()) -> list:
+    """Pipelines by family: on one of WHOLE every day, or on all of them; the others in the matrix, on each kind.
+
+    Args:
+        pipelines: What is tried, by name.
+        always: What is tried on all of WHOLE every day, and on every family in the matrix.
+    """
+    cases = []
+    for family in VIDEO_FAMILIES:
+        for number, name in enumerate(sorted(pipelines)):
+            if family not in EACH_KIND and name not in always:
+                continue
+            possible_on = [each for each in WHOLE if possible(FAMILIES[each], {name: build(pipelines[name])})]
+            daily = family in WHOLE and (name in always or family == possible_on[number % len(possible_on)])
+            cases.append(pytest.param(family, name, marks=[] if daily else pytest.mark.matrix))
+    return cases

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.fake_devices import FIRST, SECOND, Elsewhere, devices, spread
+from tests.models.conftest import by_tier
 from tests.models.pipelines import PIPELINES, build
 from tests.models.prompts import WIDE
 from tests.models.test_projector import PAIRS
@@ -56,7 +57,7 @@ def answered(mllm: LoadedModel, pipeline: Pipeline) -> list[tuple]:
     return [(answer.sample.uid, answer.ids, answer.error) for answer in answers]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", by_tier(FAMILIES))
 def test_spread_over_two_devices(checkpoints, family):
     mllm = loaded(str(checkpoints[family]))
     expected = {name: answered(mllm, pipeline) for name, pipeline in possible(mllm).items()}

@@ -98,13 +98,10 @@ class Inside:
 
     def heard(self, twin, hidden: Tensor, rotary, prompt) -> dict[Evidence, Weights]:
         """The attention of a layer to the prompt, as far as some method asks for it."""
-        if not self.pipeline.placed(LayerReduction):
-            return {}
+        needs = {need for method in self.pipeline.placed(LayerReduction).values() for need in method.needs()}
         normed, plain = twin.input_layernorm(hidden), (torch.ones_like(rotary[0]), torch.zeros_like(rotary[1]))
-        return {
-            LayerAttention(): Weights.of(twin.self_attn, normed, rotary, prompt),
-            LayerAttention(rotary=False): Weights.of(twin.self_attn, normed, plain, prompt),
-        }
+        ways = {LayerAttention(): rotary, LayerAttention(rotary=False): plain}
+        return {need: Weights.of(twin.self_attn, normed, ways[need], prompt) for need in needs & ways.keys()}
 
     def evidence(self, method, layer: int, prompt: list[Token], heard) -> dict[Evidence, Any]:
         """What a method is shown of the LLM."""

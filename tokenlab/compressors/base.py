@@ -128,6 +128,10 @@ class TokenCompressor(ABC):
         """The evidence this method looks at, with these hyper-parameters."""
         return frozenset()
 
+    def acts_at(self, stage: type[TokenCompressor]) -> bool:
+        """Whether the method, with these hyper-parameters, acts at a stage."""
+        return isinstance(self, stage)
+
     @property
     def is_off(self) -> bool:
         """Whether the budget is everything: decided here once, for every method."""

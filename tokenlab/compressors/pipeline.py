@@ -45,7 +45,7 @@ class Pipeline:
                     f"{later.name} acts before {earlier.name} (on {later.stage} against {earlier.stage}); "
                     f"list it first: {_swapped(self.compressors, earlier, later)}"
                 )
-        inside = [compressor.name for compressor in self.compressors if isinstance(compressor, TowerReduction)]
+        inside = [compressor.name for compressor in self.compressors if compressor.acts_at(TowerReduction)]
         if len(inside) > 1:
             raise ValueError(f"{inside[0]} and {inside[1]} both act inside the vision tower: keep one of them")
         ragged = None
@@ -114,7 +114,9 @@ class Pipeline:
     def placed(self, stage: type[Stage]) -> dict[int, Stage]:
         """The active compressors that act at one stage, by their place in the pipeline."""
         listed = enumerate(self.compressors)
-        return {place: each for place, each in listed if isinstance(each, stage) and not each.is_off}
+        return {
+            place: each for place, each in listed if isinstance(each, stage) and each.acts_at(stage) and not each.is_off
+        }
 
     def needs(self) -> frozenset[Evidence]:
         """All evidence that some active compressor looks at, and what it takes to merge before the projector."""
@@ -240,7 +242,7 @@ def fingerprint(description: object) -> str:
 
 
 def _first_stage(compressor: TokenCompressor) -> int:
-    return next(index for index, stage in enumerate(STAGES) if isinstance(compressor, stage))
+    return next(index for index, stage in enumerate(STAGES) if compressor.acts_at(stage))
 
 
 def _swapped(compressors: tuple[TokenCompressor, ...], earlier: TokenCompressor, later: TokenCompressor) -> str:

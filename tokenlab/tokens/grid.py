@@ -42,6 +42,8 @@ class VisualTokens:
         evidence: What methods asked for, by the key they asked with.
         tag: A label of each token, set by an earlier reduction.
         is_image: Whether the frames are pictures or tiles of one image, and not time.
+        tile: The pass of the tower that each token came from; None: its frame.
+        thumbnail: The tile that shows the whole image, where there are others.
     """
 
     values: Float[Tensor, "n d"]
@@ -50,6 +52,8 @@ class VisualTokens:
     evidence: Mapping[Evidence, Shaped[Tensor, "..."]] = field(default_factory=dict)
     tag: Int[Tensor, " n"] | None = None
     is_image: bool = False
+    tile: Int[Tensor, " n"] | None = None
+    thumbnail: int | None = None
 
     @classmethod
     def from_grid(
@@ -75,6 +79,11 @@ class VisualTokens:
     def frame(self) -> Int[Tensor, " n"]:
         """Each token's frame."""
         return self.places[:, 0]
+
+    @property
+    def tiles(self) -> Int[Tensor, " n"]:
+        """Each token's tile."""
+        return self.frame if self.tile is None else self.tile
 
     def as_frames(self) -> Float[Tensor, "t n d"]:
         """The values as whole frames; raises ValueError if some frame lacks tokens."""
@@ -109,8 +118,9 @@ class VisualTokens:
             return self
         evidence = {key: value.to(device) for key, value in self.evidence.items()}
         tag = None if self.tag is None else self.tag.to(device)
+        tile = None if self.tile is None else self.tile.to(device)
         values, places = self.values.to(device), self.places.to(device)
-        return replace(self, values=values, places=places, evidence=evidence, tag=tag)
+        return replace(self, values=values, places=places, evidence=evidence, tag=tag, tile=tile)
 
     def reduce(self, reduction: Reduction) -> VisualTokens:
         """Applies a reduction to the tokens, their places, tags and evidence."""
@@ -124,4 +134,6 @@ class VisualTokens:
             for key, value in self.evidence.items()
         }
         tag = reduction.tag if reduction.tag is not None else None if self.tag is None else self.tag[reduction.anchor]
-        return replace(self, values=values, places=self.places[reduction.anchor], evidence=evidence, tag=tag)
+        tile = None if self.tile is None else self.tile[reduction.anchor]
+        places = self.places[reduction.anchor]
+        return replace(self, values=values, places=places, evidence=evidence, tag=tag, tile=tile)

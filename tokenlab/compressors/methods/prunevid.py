@@ -135,24 +135,20 @@ def stands_still(frames: Float[Tensor, "w n d"]) -> Float[Tensor, " n"]:
 
 
 def whole_scenes(label: list[int]) -> list[int]:
-    """Gives every label to its longest runs alone; other runs, and lone frames, join the longer run beside them.
+    """Gives every label to its longest runs alone, longer than one; all else joins the longer run beside it.
 
-    >>> whole_scenes([0, 0, 1, 0, 2, 2])
-    [0, 0, 0, 0, 2, 2]
+    >>> whole_scenes([0, 0, 1, 0, 2, 2, 2])
+    [0, 0, 2, 2, 2, 2, 2]
     """
     runs = [(key, len(list(run))) for key, run in groupby(label)]
     longest = {key: max(length for other, length in runs if other == key) for key, _ in runs}
-    labels = [key for key, _ in runs]
-    for number, (key, length) in enumerate(runs):
-        if 1 < length == longest[key]:
-            continue
-        before = runs[number - 1][1] if number else 0
-        after = runs[number + 1][1] if number + 1 < len(runs) else 0
-        if before or after:
-            labels[number] = labels[number - 1] if before >= after else labels[number + 1]
-        else:
-            labels[number] = 0
-    return [key for key, (_, length) in zip(labels, runs, strict=True) for _ in range(length)]
+    stays = [1 < length == longest[key] for key, length in runs]
+    scenes = []
+    for number, (_, length) in enumerate(runs):
+        left = next((run for run, stay in zip(runs[number::-1], stays[number::-1], strict=True) if stay), (0, 0))
+        right = next((run for run, stay in zip(runs[number:], stays[number:], strict=True) if stay), (0, 0))
+        scenes += [max(left, right, key=lambda run: run[1])[0]] * length  # of equal ones the left
+    return scenes
 
 
 def tagged(reduction: Reduction, tag: int) -> Reduction:

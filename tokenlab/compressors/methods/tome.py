@@ -92,3 +92,21 @@ def bipartite_merge(
         into=in_medium(odd[partner.gather(1, goes)], tokens),
         size=size.float().flatten(),
     )
+
+
+def kth_merge(keys: Float[Tensor, "t n e"], size: Float[Tensor, "t n"], k: int) -> Reduction:
+    """Merges all tokens but the last of every k into the most similar of those, by size: a variant of released code.
+
+    Released code, which we follow, loses what is left over behind the last whole k.
+    """
+    frames, tokens = size.shape
+    position = torch.arange(tokens // k * k, device=keys.device).unflatten(0, (-1, k))
+    into, goes = position[:, -1], position[:, :-1].flatten()
+    keys = normalize(keys, dim=-1)
+    partner = (keys[:, goes] @ keys[:, into].mT).argmax(dim=-1)
+    return merge_into(
+        anchor=in_medium(into.expand(frames, -1), tokens),
+        goes=in_medium(goes.expand(frames, -1), tokens),
+        into=in_medium(into[partner], tokens),
+        size=size.float().flatten(),
+    )

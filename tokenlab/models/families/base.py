@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from tokenlab.data.samples import Frames
-from tokenlab.models.families.grids import Inputs, Places, ToGrid, patches
+from tokenlab.models.families.grids import Inputs, Places, Tiles, ToGrid, patches
 
 Kind = Literal["image", "video"]
 
@@ -59,6 +59,8 @@ class MediaSpec:
         nested_images: Whether the processor wants the images of a prompt in a list of their own.
         blocks: Where the blocks of the tower are, if they are not the family's.
         min_frames: The fewest frames that the processor takes; the last frame of a shorter video is shown again.
+        tiles: Where an image is read in tiles: for each grid token the number of its tile, as the tower reads them, and
+            the number of the one that shows the whole image. None: a frame is a tile, or there are none.
         last_tile_token: The processor's name for the token beside an image's last tile, where frames stand as images
             too. Empty: an image is one tile.
     """
@@ -79,6 +81,7 @@ class MediaSpec:
     nested_images: bool = False
     blocks: str = ""
     min_frames: int = 1
+    tiles: Callable[[PretrainedConfig, Inputs], Tiles | None] | None = None
     last_tile_token: str = ""
 
     def encode(self, model: PreTrainedModel, inputs: Inputs) -> Any:

@@ -18,6 +18,9 @@ Places = Int[Tensor, "_ 3"]
 Inputs = Mapping[str, Any]
 """What the checkpoint's processor made of one medium, or of a batch of prompts."""
 
+Tiles = tuple[Int[Tensor, " n"], int]
+"""For each grid token the number of its tile, and the number of the tile that shows the whole image."""
+
 Calls = Sequence[Float[Tensor, "_ _ c"]]
 """Values per patch, as a layer's attention saw the patches, call by call."""
 

@@ -16,6 +16,7 @@ from tokenlab.models.families.grids import (
     Calls,
     Inputs,
     Places,
+    Tiles,
     after_cls,
     patch_rows,
     raster,
@@ -58,6 +59,26 @@ def any_resolution(config: PretrainedConfig, inputs: Inputs) -> Places:
         if shrink > 1.1:
             rows, columns = int(rows // shrink), int(columns // shrink)
     return torch.cat([base, with_newlines(raster(1, rows, columns, first_frame=1), rows)])
+
+
+def mosaic_tiles(config: PretrainedConfig, inputs: Inputs) -> Tiles | None:
+    """The whole image is tile 0; a token of the mosaic is of the tile in which its middle lies."""
+    places = any_resolution(config, inputs)
+    places = places[places[:, 0] >= 0]
+    in_mosaic = places[:, 0] == 1
+    if not bool(in_mosaic.any()):
+        return None
+    side, size = patch_rows(config), torch.as_tensor(inputs["image_sizes"])[0].tolist()
+    tiles = get_anyres_image_grid_shape(size, config.image_grid_pinpoints, config.vision_config.image_size)
+    whole = [side * each for each in tiles]
+    unpadded = unpad_image(torch.empty(1, *whole), size).shape[1:]
+    shrunk = (places[in_mosaic].amax(dim=0) + 1)[1:]
+    middle = (places[in_mosaic, 1:] + 0.5) * torch.tensor(unpadded) / shrunk
+    middle += torch.tensor([(all_ - left) // 2 for all_, left in zip(whole, unpadded, strict=True)])
+    row, column = (middle // side).long().unbind(1)
+    tile = torch.zeros(len(places), dtype=torch.long)
+    tile[in_mosaic] = 1 + row * tiles[1] + column
+    return tile, 0
 
 
 def pooled(model: PreTrainedModel, _: Inputs, calls: Calls) -> Float[Tensor, "n c"]:
@@ -105,6 +126,7 @@ MOSAIC = MediaSpec(
     split=tiled_images,
     to_grid=mosaic,
     projector_to_grid=mosaic,
+    tiles=mosaic_tiles,
 )
 """LLaVA-NeXT's way with images, which others took over."""
 

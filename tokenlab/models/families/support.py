@@ -84,9 +84,9 @@ def why_unsupported(
     reasons = sorted(reason for need in compressor.needs() if (reason := missing_reason(family, need, auxiliary)))
     if isinstance(compressor, TowerReduction) and not family.norm:
         reasons.append("what stands behind its vision tower counts the patches of every frame")
-    if isinstance(compressor, LayerReduction) and not family.after_attention and _acts_inside_layers(compressor):
+    if not family.after_attention and _acts_inside_layers(compressor):
         reasons.append("no tokens can go between attention and MLP of its LLM's layers")
-    if any(windows) and isinstance(compressor, LayerReduction | CacheReduction):
+    if any(windows) and _acts_in_llm(compressor):
         reasons.append(
             f"this checkpoint's LLM attends through sliding windows (of {min(filter(None, windows))} tokens), whose "
             "caches drop tokens by themselves; use methods that act before the LLM"
@@ -126,17 +126,24 @@ def check_pipelines(
                 raise UserError(f"model.pipelines.{arm}: {reason}")
 
 
-def _acts_inside_layers(compressor: LayerReduction) -> bool:
+def _acts_in_llm(compressor: TokenCompressor) -> bool:
+    """Whether a method reduces between layers, or chooses what decode steps see."""
+    return compressor.acts_at(LayerReduction) or compressor.acts_at(CacheReduction)
+
+
+def _acts_inside_layers(compressor: TokenCompressor) -> bool:
     """Whether a method looks between attention and MLP in a deep model."""
+    if not isinstance(compressor, LayerReduction):
+        return False
     return any(moment == "after_attention" for _, moment in compressor.points(32))
 
 
 def _leaves_gaps(family: Family, compressor: TokenCompressor) -> bool:
     """Whether the LLM's entry reads a prompt whose position ids have gaps; under M-RoPE a row of their own has none."""
-    reduces_prompt = isinstance(compressor, GridReduction | TowerReduction)
+    reduces_prompt = compressor.acts_at(GridReduction) or compressor.acts_at(TowerReduction)
     return reduces_prompt and compressor.positions == "keep" and not family.mrope
 
 
 def _changes_attention(compressor: TokenCompressor) -> bool:
     """Whether a method acts on what the kernel computes, not only on what it is given."""
-    return isinstance(compressor, CacheReduction) or getattr(compressor, "proportional_attention", False)
+    return compressor.acts_at(CacheReduction) or getattr(compressor, "proportional_attention", False)

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from tokenlab.models.families.base import Family, MediaSpec
-from tokenlab.models.families.grids import Calls, Inputs, Places, patch_rows, raster
+from tokenlab.models.families.grids import Calls, Inputs, Places, Tiles, patch_rows, raster
 from tokenlab.models.families.splitting import nested_tile_rows, tile_rows
 
 
@@ -18,6 +18,12 @@ def tiles(config: PretrainedConfig, inputs: Inputs) -> Places:
     """Frames or tiles of one size, one after the other."""
     side = patch_rows(config) // _patches_a_side(config)
     return raster(inputs["pixel_values"].flatten(0, -4).shape[0], side, side)
+
+
+def tile_a_frame(config: PretrainedConfig, inputs: Inputs) -> Tiles | None:
+    """Tiles are frames, and the last one shows the whole image."""
+    frame = tiles(config, inputs)[:, 0]
+    return (frame, int(frame[-1])) if int(frame[-1]) else None
 
 
 def _patches_a_side(config: PretrainedConfig) -> int:
@@ -58,7 +64,7 @@ def _spec(content: Any, split: Any = tile_rows, **more: Any) -> MediaSpec:
 FAMILIES: dict[str, Family] = {
     "internvl": Family(
         name="InternVL3",
-        image=_spec("image", batched_features=True, last_tile_token="end_image_token"),
+        image=_spec("image", batched_features=True, tiles=tile_a_frame, last_tile_token="end_image_token"),
         video=_spec("video", batched_features=True, frame_suffix_tokens=1, frame_separator_tokens=1),
         tower="model.vision_tower",
         blocks="model.vision_tower.encoder.layer",
@@ -72,6 +78,7 @@ FAMILIES: dict[str, Family] = {
             nested_tile_rows,
             nested_images=True,
             frame_suffix_tokens=1,
+            tiles=tile_a_frame,
             last_tile_token="global_image_token",
         ),
         video=_spec("video", nested_tile_rows, frame_suffix_tokens=1),

@@ -99,7 +99,9 @@ def encode(
     evidence = {need: value.to(values.device) for need, value in found.items()}
     if ALIGNED in needs:
         evidence[ALIGNED] = values
-    tokens = VisualTokens(values, places, grid_shape(processed.places), evidence, is_image=spec is family.image)
+    tiles = {} if left is not None else _tiles(model, processed)
+    is_image, grid = spec is family.image, grid_shape(processed.places)
+    tokens = VisualTokens(values, places, grid, evidence, is_image=is_image, **tiles)
     elapsed = 1000 * (time.perf_counter() - started)
     deepstack = [as_rows(layer) for layer in getattr(output, "deepstack_features", None) or []]
     return Encoded(output, rows, deepstack, tokens, processed, elapsed - sum(spent.values()), spent, left)
@@ -130,6 +132,13 @@ def with_joint_embeddings(
     tokens = replace(encoded.tokens, evidence={**encoded.tokens.evidence, **found})
     milliseconds = {**encoded.evidence_milliseconds, **dict.fromkeys(needs, spent)}
     return replace(encoded, tokens=tokens, evidence_milliseconds=milliseconds)
+
+
+def _tiles(model: PreTrainedModel, processed: ProcessorOutput) -> dict[str, Any]:
+    """Of an image that is read in tiles, each token's."""
+    find = processed.spec.tiles
+    found = None if find is None else find(model.config, processed.inputs)
+    return {} if found is None else {"tile": found[0].to(model.device), "thumbnail": found[1]}
 
 
 def _tower_hooks(
