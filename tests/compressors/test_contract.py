@@ -190,6 +190,31 @@ def test_runs_in_bfloat16_and_leaves_its_input_alone(name):
     assert torch.equal(tokens.values, before)
 
 
+EXTREMES = {
+    "constant": lambda values: torch.ones_like(values),
+    "zero": lambda values: torch.zeros_like(values),
+    "huge": lambda values: values * 1e18,
+    "duplicate": lambda values: values[:, :1, :1].expand_as(values),
+}
+"""Tokens in which there is nothing to tell apart, or too much."""
+
+
+@pytest.mark.parametrize("grid", [(1, 1, 1), (4, 3, 4)])
+@pytest.mark.parametrize("extreme", EXTREMES)
+@pytest.mark.parametrize("name", ON_GRID)
+def test_extreme_tokens_leave_finite_ones(name, extreme, grid):
+    method = build(name, 0.4)
+    view = make_view(method, grid)
+    values = EXTREMES[extreme](view.tokens.values.reshape(*grid, -1)).flatten(0, 2)
+    evidence = {need: values if value is view.tokens.values else value for need, value in view.evidence.items()}
+    tokens = dataclasses.replace(view.tokens, values=values, evidence=evidence)
+    reduction = method.reduce_grid(dataclasses.replace(view, tokens=tokens)).settle(method.order)
+    assert torch.isfinite(reduction.weight).all()
+    assert torch.isfinite(reduction.apply(values)).all()
+    sizes = [grid[1] * grid[2]] * grid[0]
+    assert reduction.num_outputs == (method.kept(sizes) or reduction.num_outputs)
+
+
 @pytest.mark.parametrize("name", ON_FRAMES)
 @given(ratio=st.none() | st.floats(0.02, 0.99), frames=st.integers(1, 40))
 def test_frame_selection_prunes_in_time_order(name, ratio, frames):

@@ -36,7 +36,7 @@ class Feather(LayerReduction, name="feather"):
 
     retention_ratio: float | None = None
     separators: Separators = "keep"
-    layers: tuple[int, int] = (8, 16)
+    layers: Sequence[int] = (8, 16)
     share: float = 0.3
     stride: int = 3
     paper: ClassVar[str] = "arXiv 2412.13180"
@@ -48,6 +48,8 @@ class Feather(LayerReduction, name="feather"):
         super().__post_init__()
         if not 0 < self.share <= 1:
             raise ValueError(f"share is {self.share}, but must be greater than 0 and at most 1")
+        if len(self.layers) != 2:
+            raise ValueError(f"layers is {list(self.layers)}, but must be two")
         if self.stride < 1:
             raise ValueError(f"stride is {self.stride}, but must be at least 1")
 

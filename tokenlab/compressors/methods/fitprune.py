@@ -35,7 +35,7 @@ class FitPrune(LayerReduction, name="fitprune"):
 
     retention_ratio: float | None = None
     separators: Separators = "keep"
-    scheme: tuple[float, ...] | None = None
+    scheme: Sequence[float] | None = None
     paper: ClassVar[str] = "arXiv 2409.10197"
     budget_unit: ClassVar[BudgetUnit] = "none"
     has_native_budget: ClassVar[bool] = True

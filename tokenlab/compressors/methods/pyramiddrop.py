@@ -35,8 +35,8 @@ class PyramidDrop(LayerReduction, name="pyramiddrop"):
     retention_ratio: float | None = None
     positions: Literal["keep", "renumber"] = "renumber"
     separators: Separators = "keep"
-    layers: tuple[int, ...] = (8, 16, 24)
-    ratios: tuple[float, ...] = (0.5, 0.25, 0.125)
+    layers: Sequence[int] = (8, 16, 24)
+    ratios: Sequence[float] = (0.5, 0.25, 0.125)
     paper: ClassVar[str] = "arXiv 2410.17247"
     has_native_budget: ClassVar[bool] = True
     attention: ClassVar[Evidence] = LayerAttention(layer="next")
