@@ -32,6 +32,14 @@ def test_one_method_at_a_time_inside_the_tower():
         build("similarity", "tome")
 
 
+def test_layers_decide_who_acts_first():
+    """Not the list: FastV cuts at layer 2, so that at layer 20 no grid is whole any more."""
+    sttm, fastv = REGISTRY["sttm"], REGISTRY["fastv"](retention_ratio=0.5)
+    with pytest.raises(ValueError, match="fastv removes some at an earlier layer: give sttm a layer before it"):
+        Pipeline((sttm(layer=20), fastv))
+    assert Pipeline((sttm(layer=1), fastv)).compressors[1] is fastv
+
+
 @pytest.mark.parametrize(
     "names", [(), ("similarity", "text"), ("frame_stride", "differential", "topic"), ("topic", "random")]
 )

@@ -21,6 +21,9 @@ from tokenlab.tokens import Evidence
 PipelineLike = Union["Pipeline", TokenCompressor, str, Sequence[TokenCompressor | str]]
 """A pipeline, or what `Pipeline.of` makes one of."""
 
+DEEP = 64
+"""Layers of a model in which no two of a method's layers become one."""
+
 Stage = TypeVar("Stage", bound=TokenCompressor)
 
 LATEST, UNROTATED = LayerAttention(), LayerAttention(rotary=False)
@@ -57,6 +60,18 @@ class Pipeline:
                 )
             if not compressor.leaves_full_grid:
                 ragged = compressor
+        self._check_layers()
+
+    def _check_layers(self) -> None:
+        """Inside the LLM methods act in the order of its layers, whatever the order of the list."""
+        inside = [method for method in self.placed(LayerReduction).values() if not method.acts_at(GridReduction)]
+        for later in (method for method in inside if method.needs_full_grid and len(inside) > 1):
+            for earlier in inside:
+                if _first_point(earlier) < _first_point(later):
+                    raise ValueError(
+                        f"{later.name} needs all tokens of every frame, but {earlier.name} removes some at an earlier "
+                        f"layer: give {later.name} a layer before it"
+                    )
 
     @classmethod
     def of(cls, value: PipelineLike) -> Pipeline:
@@ -243,6 +258,11 @@ def fingerprint(description: object) -> str:
 
 def _first_stage(compressor: TokenCompressor) -> int:
     return next(index for index, stage in enumerate(STAGES) if compressor.acts_at(stage))
+
+
+def _first_point(method: LayerReduction) -> tuple[int, bool]:
+    """The first layer of a deep model at which a method acts, and whether behind its attention."""
+    return min(((layer, moment == "after_attention") for layer, moment in method.points(DEEP)), default=(DEEP, False))
 
 
 def _swapped(compressors: tuple[TokenCompressor, ...], earlier: TokenCompressor, later: TokenCompressor) -> str:
