@@ -1,5 +1,6 @@
 """What a shell sees: output, one line for a mistake, exit codes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 import tokenlab
 from tokenlab.cli import main
-from tokenlab.compressors import REGISTRY
+from tokenlab.compressors import REGISTRY, LayerReduction
 
 CHECKOUT = str(Path(tokenlab.__file__).parents[1])
 
@@ -62,6 +63,21 @@ def test_real_bugs_keep_their_traceback(monkeypatch):
     monkeypatch.setattr("tokenlab.cli.commands.compressors.show", lambda argv: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["compressors"])
+
+
+def test_compressors_for_programs(capsys):
+    assert main(["compressors", "--json", "--stage", "layers"]) == 0
+    found = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
+    assert found.keys() == {name for name, cls in REGISTRY.items() if issubclass(cls, LayerReduction)}
+    assert found["holitom"]["stages"] == ["grid", "layers"]
+    assert found["fastv"]["looks_at_question"]
+    assert not found["sttm"]["looks_at_question"]
+
+
+@pytest.mark.parametrize("name", [name for name, cls in REGISTRY.items() if cls.paper])
+def test_published_methods_say_where_and_under_which_licence(name):
+    assert REGISTRY[name].venue
+    assert REGISTRY[name].licence
 
 
 def test_table_of_compressors(capsys):

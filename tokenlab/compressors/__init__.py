@@ -11,6 +11,7 @@ from tokenlab.compressors import methods
 from tokenlab.compressors.base import (
     REGISTRY,
     BudgetUnit,
+    Kind,
     SampleNoise,
     State,
     TokenCompressor,
@@ -97,6 +98,7 @@ __all__ = [
     "FramesView",
     "GridReduction",
     "GridView",
+    "Kind",
     "LayerAttention",
     "LayerReduction",
     "LayerView",

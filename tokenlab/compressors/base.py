@@ -23,6 +23,9 @@ from tokenlab.tokens.sequence import Separators
 State = Any
 """What a method passes from layer to layer or step to step: any value, held by the model side, `None` at first."""
 
+Kind = Literal["prune", "merge", "both"]
+"""Whether tokens go or become one."""
+
 BudgetUnit = Literal["frame", "frames", "medium", "layers", "none"]
 """In what a ratio is met: the tokens of each frame, the frames of a video, the tokens of a medium, the tokens that the
 LLM's last layer reads; `none`: a method has no ratio but 1, which switches it off."""
@@ -53,6 +56,11 @@ class TokenCompressor(ABC):
     name: ClassVar[str]
     stage: ClassVar[str]
     paper: ClassVar[str] = ""
+    venue: ClassVar[str] = ""
+    """Where and when the paper came out; a year alone for what is on arXiv only."""
+    licence: ClassVar[str] = ""
+    """Of the authors' own code, none of which is here."""
+    kind: ClassVar[Kind] = "prune"
     order: ClassVar[Literal["raster", "rank"]] = "raster"
     """How a method's slots stand: sorted by anchor, or in the method's own order within the places they keep."""
     temporal: ClassVar[bool] = False

@@ -28,6 +28,8 @@ class Aks(CountedFrames, name="aks"):
     t2: float = -100.0
     all_depth: int = 5
     paper: ClassVar[str] = "arXiv 2502.21271"
+    venue: ClassVar[str] = "CVPR 2025"
+    licence: ClassVar[str] = "none found"
 
     def needs(self) -> frozenset[Evidence]:
         """How well each frame fits the question."""

@@ -28,6 +28,8 @@ class CdPruner(CountedTokens, name="cdpruner"):
     positions: Literal["keep", "renumber"] = "renumber"
     tokens: int = 64
     paper: ClassVar[str] = "arXiv 2506.10967"
+    venue: ClassVar[str] = "NeurIPS 2025"
+    licence: ClassVar[str] = "Apache-2.0"
     patches: ClassVar[Evidence] = TokenEmbeddings("clip", layer=-2)
     words: ClassVar[Evidence] = QuestionEmbeddings("clip")
 

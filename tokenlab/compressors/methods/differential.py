@@ -7,6 +7,7 @@ from tokenlab.compressors import (
     BudgetUnit,
     GridReduction,
     GridView,
+    Kind,
     Reduction,
     budget,
     mean_segments,
@@ -20,6 +21,9 @@ class Differential(GridReduction, name="differential"):
 
     positions: Literal["keep", "renumber"] = "renumber"
     paper: ClassVar[str] = "arXiv 2501.17391"
+    venue: ClassVar[str] = "2025"
+    licence: ClassVar[str] = "no code"
+    kind: ClassVar[Kind] = "merge"
     budget_unit: ClassVar[BudgetUnit] = "frames"
     temporal: ClassVar[bool] = True
     needs_full_grid: ClassVar[bool] = True

@@ -15,6 +15,8 @@ class DivPrune(GridReduction, name="divprune"):
     retention_ratio: float = 0.098
     positions: Literal["keep", "renumber"] = "renumber"
     paper: ClassVar[str] = "arXiv 2503.02175"
+    venue: ClassVar[str] = "CVPR 2025"
+    licence: ClassVar[str] = "CC-BY-NC-4.0"
     budget_unit: ClassVar[BudgetUnit] = "medium"
     all_pairs: ClassVar[bool] = True
 

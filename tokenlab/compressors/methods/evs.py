@@ -14,6 +14,8 @@ class Evs(GridReduction, name="evs"):
     """Keeps, of the whole video, the tokens least like those in the same place of the frame before."""
 
     paper: ClassVar[str] = "arXiv 2510.14624"
+    venue: ClassVar[str] = "2025"
+    licence: ClassVar[str] = "Apache-2.0, with a notice of NVIDIA"
     budget_unit: ClassVar[BudgetUnit] = "medium"
     temporal: ClassVar[bool] = True
     needs_full_grid: ClassVar[bool] = True

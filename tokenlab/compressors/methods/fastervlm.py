@@ -18,6 +18,8 @@ class FasterVlm(CountedTokens, name="fastervlm"):
     tokens: int = 144
     query: Literal["cls", "cls_or_mean"] = "cls"
     paper: ClassVar[str] = "arXiv 2412.01818"
+    venue: ClassVar[str] = "2024"
+    licence: ClassVar[str] = "Apache-2.0"
 
     @property
     def attention(self) -> Evidence:

@@ -30,6 +30,8 @@ class FastV(LayerReduction, name="fastv"):
     separators: Separators = "keep"
     layer: int = 2
     paper: ClassVar[str] = "arXiv 2403.06764"
+    venue: ClassVar[str] = "ECCV 2024"
+    licence: ClassVar[str] = "none found"
     attention: ClassVar[Evidence] = LayerAttention()
 
     def needs(self) -> frozenset[Evidence]:

@@ -18,6 +18,7 @@ from tokenlab.compressors import (
     FrameFeatures,
     GridReduction,
     GridView,
+    Kind,
     PoolingAttention,
     Reduction,
     blend,
@@ -52,6 +53,9 @@ class FastVid(GridReduction, name="fastvid"):
     beta: float = 0.6
     noise: float = 1e-6
     paper: ClassVar[str] = "arXiv 2503.11187"
+    venue: ClassVar[str] = "NeurIPS 2025"
+    licence: ClassVar[str] = "MIT"
+    kind: ClassVar[Kind] = "both"
     budget_unit: ClassVar[BudgetUnit] = "medium"
     temporal: ClassVar[bool] = True
     needs_full_grid: ClassVar[bool] = True

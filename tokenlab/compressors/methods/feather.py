@@ -40,6 +40,8 @@ class Feather(LayerReduction, name="feather"):
     share: float = 0.3
     stride: int = 3
     paper: ClassVar[str] = "arXiv 2412.13180"
+    venue: ClassVar[str] = "ICCV 2025"
+    licence: ClassVar[str] = "MIT"
     has_native_budget: ClassVar[bool] = True
     attention: ClassVar[Evidence] = LayerAttention(rotary=False)
 

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from tokenlab.compressors import (
     Evidence,
     GridView,
+    Kind,
     LayerAttention,
     LayerView,
     Moment,
@@ -61,6 +62,9 @@ class FlashVid(TwoStage, name="flashvid"):
     tau: float = 0.9
     noise: float = 1e-6
     paper: ClassVar[str] = "arXiv 2602.08024"
+    venue: ClassVar[str] = "ICLR 2026"
+    licence: ClassVar[str] = "MIT"
+    kind: ClassVar[Kind] = "both"
     in_tower: ClassVar[Evidence] = TowerAttention(layer=-1, query="mean")
     in_llm: ClassVar[Evidence] = LayerAttention()
 

@@ -11,6 +11,7 @@ from torch.nn.functional import cosine_similarity
 
 from tokenlab.compressors import (
     Evidence,
+    Kind,
     LayerAttention,
     LayerReduction,
     LayerView,
@@ -56,6 +57,9 @@ class FrameFusion(LayerReduction, name="framefusion"):
     similarity_lower_bound: float = 0.6
     ratio_lower_bound: float = 0.1
     paper: ClassVar[str] = "arXiv 2501.01986"
+    venue: ClassVar[str] = "ICCV 2025"
+    licence: ClassVar[str] = "MIT"
+    kind: ClassVar[Kind] = "both"
     has_native_budget: ClassVar[bool] = True
     attention: ClassVar[Evidence] = LayerAttention()
 

@@ -35,6 +35,8 @@ class HiRed(GridReduction, name="hired"):
     positions: Literal["keep", "renumber"] = "renumber"
     alpha: float = 0.5
     paper: ClassVar[str] = "arXiv 2408.10945"
+    venue: ClassVar[str] = "AAAI 2025"
+    licence: ClassVar[str] = "MIT"
     budget_unit: ClassVar[BudgetUnit] = "medium"
     early: ClassVar[Evidence] = TowerAttention(layer=0, query="cls")
     late: ClassVar[Evidence] = TowerAttention(layer=-2, query="cls")

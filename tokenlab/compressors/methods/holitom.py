@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from tokenlab.compressors import (
     Evidence,
     GridView,
+    Kind,
     LayerAttention,
     LayerView,
     Moment,
@@ -54,6 +55,9 @@ class HoliTom(TwoStage, name="holitom"):
     max_window: int = 1024
     noise: float = 1e-6
     paper: ClassVar[str] = "arXiv 2505.21334"
+    venue: ClassVar[str] = "NeurIPS 2025"
+    licence: ClassVar[str] = "Apache-2.0"
+    kind: ClassVar[Kind] = "both"
     order: ClassVar[Literal["raster", "rank"]] = "rank"
     all_pairs: ClassVar[bool] = True
     in_tower: ClassVar[Evidence] = TowerAttention(layer=-1, query="mean")

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from tokenlab.compressors import FramesView, FrameWise, Reduction, cells, in_medium, means
+from tokenlab.compressors import FramesView, FrameWise, Kind, Reduction, cells, in_medium, means
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class Pool(FrameWise, name="pool"):
     retention_ratio: float | None = None
     stride: int | None = None
     mode: Literal["average", "bilinear"] = "average"
+    kind: ClassVar[Kind] = "merge"
     needs_full_grid: ClassVar[bool] = True
     has_native_budget: ClassVar[bool] = True
 

@@ -16,6 +16,7 @@ from tokenlab.compressors import (
     Evidence,
     FramesView,
     FrameWise,
+    Kind,
     Reduction,
     TowerAttention,
     TowerKeys,
@@ -43,6 +44,9 @@ class PruMerge(FrameWise, name="prumerge"):
     plus: bool = False
     neighbours: int = 32
     paper: ClassVar[str] = "arXiv 2403.15388"
+    venue: ClassVar[str] = "ICCV 2025"
+    licence: ClassVar[str] = "Apache-2.0"
+    kind: ClassVar[Kind] = "both"
     order: ClassVar[Literal["raster", "rank"]] = "rank"
     has_native_budget: ClassVar[bool] = True
     merges_before_projector: ClassVar[bool] = True

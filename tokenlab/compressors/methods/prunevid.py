@@ -18,6 +18,7 @@ from tokenlab.compressors import (
     Evidence,
     GridReduction,
     GridView,
+    Kind,
     LayerAttention,
     LayerReduction,
     LayerView,
@@ -59,6 +60,9 @@ class PruneVid(GridReduction, LayerReduction, name="prunevid"):
     layer: int = 10
     noise: float = 1e-6
     paper: ClassVar[str] = "arXiv 2412.16117"
+    venue: ClassVar[str] = "ACL 2025 Findings"
+    licence: ClassVar[str] = "CC-BY-NC-SA-4.0"
+    kind: ClassVar[Kind] = "both"
     order: ClassVar[Literal["raster", "rank"]] = "rank"
     budget_unit: ClassVar[BudgetUnit] = "none"
     has_native_budget: ClassVar[bool] = True

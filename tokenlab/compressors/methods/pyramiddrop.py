@@ -38,6 +38,8 @@ class PyramidDrop(LayerReduction, name="pyramiddrop"):
     layers: Sequence[int] = (8, 16, 24)
     ratios: Sequence[float] = (0.5, 0.25, 0.125)
     paper: ClassVar[str] = "arXiv 2410.17247"
+    venue: ClassVar[str] = "CVPR 2025"
+    licence: ClassVar[str] = "MIT"
     has_native_budget: ClassVar[bool] = True
     attention: ClassVar[Evidence] = LayerAttention(layer="next")
 

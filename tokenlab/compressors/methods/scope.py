@@ -24,6 +24,8 @@ class Scope(CountedTokens, name="scope"):
     tokens: int = 64
     alpha: float = 1.0
     paper: ClassVar[str] = "arXiv 2510.24214"
+    venue: ClassVar[str] = "NeurIPS 2025"
+    licence: ClassVar[str] = "none found"
     attention: ClassVar[Evidence] = TowerAttention(layer=-2, query="cls")
     features: ClassVar[Evidence] = TowerFeatures(layer=-2)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tokenlab.compressors import (
     Evidence,
+    Kind,
     LayerAttention,
     LayerReduction,
     LayerView,
@@ -53,6 +54,9 @@ class SparseVlm(LayerReduction, name="sparsevlm"):
     recycled: float = 0.3
     noise: float = 1e-6
     paper: ClassVar[str] = "arXiv 2410.04417"
+    venue: ClassVar[str] = "ICML 2025"
+    licence: ClassVar[str] = "Apache-2.0"
+    kind: ClassVar[Kind] = "both"
     order: ClassVar[Literal["raster", "rank"]] = "rank"
     has_native_budget: ClassVar[bool] = True
     all_pairs: ClassVar[bool] = True

@@ -17,6 +17,7 @@ from torch.nn.functional import cosine_similarity
 
 from tokenlab.compressors import (
     BudgetUnit,
+    Kind,
     LayerReduction,
     LayerView,
     Moment,
@@ -49,6 +50,9 @@ class Sttm(LayerReduction, name="sttm"):
     root_level: int = 1
     head_dim: int | None = None
     paper: ClassVar[str] = "arXiv 2507.07990"
+    venue: ClassVar[str] = "ICCV 2025"
+    licence: ClassVar[str] = "none found"
+    kind: ClassVar[Kind] = "merge"
     budget_unit: ClassVar[BudgetUnit] = "none"
     has_native_budget: ClassVar[bool] = True
     needs_full_grid: ClassVar[bool] = True

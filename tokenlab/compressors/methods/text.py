@@ -27,6 +27,8 @@ class Text(FrameWise, name="text"):
 
     space: Space = "llm"
     paper: ClassVar[str] = "arXiv 2501.17391"
+    venue: ClassVar[str] = "2025"
+    licence: ClassVar[str] = "no code"
 
     def needs(self) -> frozenset[Evidence]:
         """Tokens and question in the same space."""

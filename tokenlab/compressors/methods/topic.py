@@ -25,6 +25,8 @@ class Topic(FrameWise, name="topic"):
 
     query: Literal["cls", "pooling"] = "cls"
     paper: ClassVar[str] = "arXiv 2501.17391"
+    venue: ClassVar[str] = "2025"
+    licence: ClassVar[str] = "no code"
 
     @property
     def attention(self) -> Evidence:

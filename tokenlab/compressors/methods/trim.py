@@ -13,6 +13,7 @@ from tokenlab.compressors import (
     Evidence,
     FramesView,
     FrameWise,
+    Kind,
     QuestionEmbeddings,
     Reduction,
     TokenEmbeddings,
@@ -33,6 +34,9 @@ class Trim(FrameWise, name="trim"):
     retention_ratio: float | None = None
     positions: Literal["keep", "renumber"] = "renumber"
     paper: ClassVar[str] = "arXiv 2409.10994"
+    venue: ClassVar[str] = "COLING 2025"
+    licence: ClassVar[str] = "Apache-2.0"
+    kind: ClassVar[Kind] = "both"
     order: ClassVar[Literal["raster", "rank"]] = "rank"
     has_native_budget: ClassVar[bool] = True
     merges_before_projector: ClassVar[bool] = True

@@ -13,6 +13,7 @@ from tokenlab.compressors import (
     Evidence,
     FramesView,
     FrameWise,
+    Kind,
     Reduction,
     TowerAttention,
     TowerKeys,
@@ -38,6 +39,9 @@ class VisionZip(FrameWise, name="visionzip"):
     dominant: int = 54
     contextual: int = 10
     paper: ClassVar[str] = "arXiv 2412.04467"
+    venue: ClassVar[str] = "CVPR 2025"
+    licence: ClassVar[str] = "Apache-2.0"
+    kind: ClassVar[Kind] = "both"
     order: ClassVar[Literal["raster", "rank"]] = "rank"
     needs_full_grid: ClassVar[bool] = True
     has_native_budget: ClassVar[bool] = True

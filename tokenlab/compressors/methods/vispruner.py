@@ -29,6 +29,8 @@ class VisPruner(CountedTokens, name="vispruner"):
     tokens: int = 144
     important: float = 0.5
     paper: ClassVar[str] = "arXiv 2412.01818"
+    venue: ClassVar[str] = "ICCV 2025"
+    licence: ClassVar[str] = "Apache-2.0"
     attention: ClassVar[Evidence] = TowerAttention(layer=-2, query="cls_or_mean")
     features: ClassVar[Evidence] = TowerFeatures(layer=-2)
 

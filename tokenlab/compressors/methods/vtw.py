@@ -28,6 +28,8 @@ class Vtw(LayerReduction, name="vtw"):
     separators: Separators = "drop"
     layer: int = 15
     paper: ClassVar[str] = "arXiv 2405.05803"
+    venue: ClassVar[str] = "AAAI 2025"
+    licence: ClassVar[str] = "none found"
     budget_unit: ClassVar[BudgetUnit] = "none"
     has_native_budget: ClassVar[bool] = True
 
