@@ -133,8 +133,9 @@ class TokenCompressor(ABC):
         return budget(ratio, total)
 
     def needs(self) -> frozenset[Evidence]:
-        """The evidence this method looks at, with these hyper-parameters."""
-        return frozenset()
+        """The evidence this method looks at: what its class names, unless hyper-parameters decide."""
+        named = (value for cls in type(self).__mro__ for value in vars(cls).values())
+        return frozenset(value for value in named if isinstance(value, Evidence))
 
     def acts_at(self, stage: type[TokenCompressor]) -> bool:
         """Whether the method, with these hyper-parameters, acts at a stage."""

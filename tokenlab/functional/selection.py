@@ -157,6 +157,28 @@ def max_min(unit: Float[Tensor, "n d"], count: int, rows: int = 1024) -> Int[Ten
     return torch.stack(chosen).sort().values
 
 
+def farthest_first(distance: Float[Tensor, "*b n n"], count: int) -> Int[Tensor, "*b count"]:
+    """Chooses one by one what is farthest from all that was chosen; the first is what has its neighbour farthest off.
+
+    Args:
+        distance: From each (row) to each that may be chosen (column); need not be symmetric.
+        count: How many are chosen.
+
+    Returns:
+        What was chosen, in that order.
+
+    >>> farthest_first(torch.tensor([[0.0, 1.0, 5.0], [1.0, 0.0, 4.0], [5.0, 4.0, 0.0]]), 2)
+    tensor([2, 0])
+    """
+    neighbour = distance.topk(min(2, distance.shape[-1]), dim=-2, largest=False).values[..., -1, :]
+    chosen, nearest = [neighbour.argmax(dim=-1, keepdim=True)], torch.full_like(neighbour, torch.inf)
+    for _ in range(count - 1):
+        row = distance.gather(-2, chosen[-1][..., None].expand(*chosen[-1].shape, distance.shape[-1]))[..., 0, :]
+        nearest = torch.minimum(nearest, row).scatter(-1, chosen[-1], -torch.inf)
+        chosen.append(nearest.argmax(dim=-1, keepdim=True))
+    return torch.cat(chosen, dim=-1)
+
+
 def greedy_dpp(factors: Float[Tensor, "*b n d"], count: int) -> Int[Tensor, "*b count"]:
     """Chooses tokens one by one for the largest determinant of their kernel, the products of their factors.
 

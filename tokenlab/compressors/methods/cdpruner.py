@@ -33,10 +33,6 @@ class CdPruner(CountedTokens, name="cdpruner"):
     patches: ClassVar[Evidence] = TokenEmbeddings("clip", layer=-2)
     words: ClassVar[Evidence] = QuestionEmbeddings("clip")
 
-    def needs(self) -> frozenset[Evidence]:
-        """Patches and question in CLIP's joint space."""
-        return frozenset({self.patches, self.words})
-
     def reduce_frames(self, view: FramesView) -> Reduction:
         """Greedy inference; the kernel is the tokens' cosines, each weighed by relevance on either side."""
         words = normalize(view.evidence[self.words].float(), dim=-1)

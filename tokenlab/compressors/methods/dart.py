@@ -56,10 +56,6 @@ class Dart(LayerReduction, name="dart"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
 
-    def needs(self) -> frozenset[Evidence]:
-        """Keys of the layer before, and what it made of the tokens behind the LLM's last norm."""
-        return frozenset({self.attention, self.normed})
-
     def kept(self, frame_sizes: Sequence[int]) -> int | None:
         """The visual pivots, and as many tokens for each pivot."""
         total, pivots = sum(frame_sizes), self.visual_pivots + self.text_pivots

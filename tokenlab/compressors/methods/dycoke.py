@@ -61,10 +61,6 @@ class DyCoke(GridReduction, CacheReduction, name="dycoke"):
             if not 0 <= share < 1:
                 raise ValueError(f"{name} is {share}, but must be at least 0 and less than 1")
 
-    def needs(self) -> frozenset[Evidence]:
-        """What each decoded token attends to."""
-        return frozenset({self.attention})
-
     def reduce_grid(self, view: GridView) -> Reduction:
         """Keeps, of each frame that is compared with one before it, the tokens least like those in the same place."""
         frames = view.tokens.as_frames().float()

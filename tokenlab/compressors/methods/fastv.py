@@ -34,10 +34,6 @@ class FastV(LayerReduction, name="fastv"):
     licence: ClassVar[str] = "none found"
     attention: ClassVar[Evidence] = LayerAttention()
 
-    def needs(self) -> frozenset[Evidence]:
-        """The last token's attention."""
-        return frozenset({self.attention})
-
     def points(self, num_layers: int) -> Sequence[tuple[int, Moment]]:
         """Once, at the entry of the layer."""
         return [(scaled_layer(self.layer, 32, num_layers), "before_attention")]

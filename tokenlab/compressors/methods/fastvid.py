@@ -70,10 +70,6 @@ class FastVid(GridReduction, name="fastvid"):
         if self.stride < 1:
             raise ValueError(f"stride is {self.stride}, but must be at least 1")
 
-    def needs(self) -> frozenset[Evidence]:
-        """What a pooling head pays patches, and makes of frames."""
-        return frozenset({self.attention, self.features})
-
     def kept(self, frame_sizes: Sequence[int]) -> int | None:
         """How the video falls into segments decides, within a token for each frame with merged ones."""
         return sum(frame_sizes) if self.is_off else None

@@ -55,10 +55,6 @@ class Feather(LayerReduction, name="feather"):
         if self.stride < 1:
             raise ValueError(f"stride is {self.stride}, but must be at least 1")
 
-    def needs(self) -> frozenset[Evidence]:
-        """Attention without rotary embedding."""
-        return frozenset({self.attention})
-
     def points(self, num_layers: int) -> Sequence[tuple[int, Moment]]:
         """At the entry of both layers, which in a shallow model are one."""
         first, second = (scaled_layer(layer, 32, num_layers) for layer in self.layers)

@@ -56,10 +56,6 @@ class FitPrune(LayerReduction, name="fitprune"):
         """Drops as much in each of two halves of the layers."""
         return cls(scheme=((1 - ratio) / 2,) * 2)
 
-    def needs(self) -> frozenset[Evidence]:
-        """The attention of each layer in which tokens go."""
-        return frozenset({self.attention})
-
     def kept(self, frame_sizes: Sequence[int]) -> int | None:
         """What the whole scheme leaves."""
         total = sum(frame_sizes)

@@ -25,6 +25,7 @@ from tokenlab.compressors import (
     TowerAttention,
     TwoStage,
     cluster,
+    farthest_first,
     means,
     neighbour_cosine,
     scaled_layer,
@@ -68,9 +69,11 @@ class FlashVid(TwoStage, name="flashvid"):
     in_tower: ClassVar[Evidence] = TowerAttention(layer=-1, query="mean")
     in_llm: ClassVar[Evidence] = LayerAttention()
 
-    def needs(self) -> frozenset[Evidence]:
-        """Attention in the tower's last layer, and the last token's in the LLM."""
-        return frozenset({self.in_tower, self.in_llm})
+    def __post_init__(self) -> None:
+        """Refuses a share that is none."""
+        super().__post_init__()
+        if not 0 < self.alpha <= 1:
+            raise ValueError(f"alpha is {self.alpha}, but must be greater than 0 and at most 1")
 
     def reduce_grid(self, view: GridView) -> Reduction:
         """Scene by scene, diverse tokens as they are and what trees and clusters leave of the others."""
@@ -107,15 +110,7 @@ class FlashVid(TwoStage, name="flashvid"):
         weight = attention * 1e6
         if self.weigh == "attention_and_scene":
             weight = weight * (scene @ of_frames.T).mean(dim=-1)
-        distance = (1 - unit @ unit.mT) * weight[:, None]
-        first = distance.topk(min(2, scene.shape[1]), dim=1, largest=False).values[:, -1].argmax(dim=-1, keepdim=True)
-        chosen, frame = [first], torch.arange(len(scene), device=scene.device)[:, None]
-        nearest = distance[frame, first][:, 0]
-        for _ in range(count - 1):
-            nearest = nearest.scatter(1, chosen[-1], -torch.inf)
-            chosen.append(nearest.argmax(dim=-1, keepdim=True))
-            nearest = torch.minimum(nearest, distance[frame, chosen[-1]][:, 0])
-        return torch.cat(chosen, dim=1)
+        return farthest_first((1 - unit @ unit.mT) * weight[:, None], count)
 
     def _merged(
         self, scene: Float[Tensor, "w n d"], is_left: Bool[Tensor, "w n"], count: int, generator: torch.Generator
@@ -143,14 +138,12 @@ class FlashVid(TwoStage, name="flashvid"):
         place = torch.arange(width * tokens, device=scene.device).unflatten(0, (width, tokens))
         unit = normalize(scene, dim=-1)
         similarity = (unit[1:] @ unit[:-1].mT).masked_fill(~is_left[:-1, None], -torch.inf)
-        best, parent = similarity.max(dim=-1) if width > 1 else (similarity[..., 0], similarity[..., 0].long())
+        best, parent = similarity.max(dim=-1)
         best = best.masked_fill(~is_left[1:], -torch.inf)
-        most = max(0, int(is_left.sum()) - count * width)  # links there may be, so that enough roots are left
         linked = best > self.link
+        most = max(0, int(is_left.sum()) - count * width)  # so that enough roots are left
         if int(linked.sum()) > most:
-            linked = (
-                torch.zeros_like(linked).flatten().index_fill(0, best.flatten().topk(most).indices, True).view_as(best)
-            )
+            linked = best > best.flatten().topk(most + 1).values[-1]
         root, children = place.clone(), torch.zeros_like(place)
         for frame in range(1, width):
             joins, above = linked[frame - 1], parent[frame - 1]

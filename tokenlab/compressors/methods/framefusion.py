@@ -69,10 +69,6 @@ class FrameFusion(LayerReduction, name="framefusion"):
         if not 0 < self.cost <= 1:
             raise ValueError(f"cost is {self.cost}, but must be greater than 0 and at most 1")
 
-    def needs(self) -> frozenset[Evidence]:
-        """The last token's attention, for the pruning."""
-        return frozenset({self.attention})
-
     def points(self, num_layers: int) -> Sequence[tuple[int, Moment]]:
         """Before the first layer and in every layer but the last, where nothing would be saved any more."""
         return [

@@ -47,10 +47,6 @@ class HiRed(GridReduction, name="hired"):
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha is {self.alpha}, but must be greater than 0 and less than 1")
 
-    def needs(self) -> frozenset[Evidence]:
-        """[CLS] attention in the tower's first layer and its last but one."""
-        return frozenset({self.early, self.late})
-
     def kept(self, frame_sizes: Sequence[int]) -> int | None:
         """How the budget falls on tiles decides: each rounds down, and some fill up."""
         return sum(frame_sizes) if self.is_off else None

@@ -63,10 +63,6 @@ class HoliTom(TwoStage, name="holitom"):
     in_tower: ClassVar[Evidence] = TowerAttention(layer=-1, query="mean")
     in_llm: ClassVar[Evidence] = LayerAttention()
 
-    def needs(self) -> frozenset[Evidence]:
-        """Attention in the tower's last layer, and the last token's in the LLM."""
-        return frozenset({self.in_tower, self.in_llm})
-
     def reduce_grid(self, view: GridView) -> Reduction:
         """Window by window: what stands still, and then frame by frame what moves."""
         frames = view.tokens.as_frames().float()

@@ -59,10 +59,6 @@ class PruMerge(FrameWise, name="prumerge"):
         if self.share is not None and not 0 < self.share <= 1:
             raise ValueError(f"share is {self.share}, but must be greater than 0 and at most 1")
 
-    def needs(self) -> frozenset[Evidence]:
-        """[CLS] attention and keys of the tower's last layer, its heads as one."""
-        return frozenset({self.attention, self.keys})
-
     def kept(self, frame_sizes: Sequence[int]) -> int | None:
         """Known from a ratio alone."""
         return None if self.retention_ratio is None else super().kept(frame_sizes)

@@ -70,10 +70,6 @@ class PruneVid(GridReduction, LayerReduction, name="prunevid"):
     needs_full_grid: ClassVar[bool] = True
     attention: ClassVar[Evidence] = LayerAttention()
 
-    def needs(self) -> frozenset[Evidence]:
-        """The attention of the layer behind which tokens go."""
-        return frozenset({self.attention})
-
     @property
     def positions_inside(self) -> Literal["keep", "renumber"]:
         """The LLM's cut leaves positions as the grid's left them."""

@@ -51,10 +51,6 @@ class PyramidDrop(LayerReduction, name="pyramiddrop"):
                 f"ratios is {list(self.ratios)}, but must have one for each of the {len(self.layers)} layers"
             )
 
-    def needs(self) -> frozenset[Evidence]:
-        """The attention of the layer about to run."""
-        return frozenset({self.attention})
-
     def kept(self, frame_sizes: Sequence[int]) -> int | None:
         """What the last cut leaves."""
         return self._left_by(self.ratios[-1], len(self.layers), sum(frame_sizes))

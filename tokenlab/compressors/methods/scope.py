@@ -29,10 +29,6 @@ class Scope(CountedTokens, name="scope"):
     attention: ClassVar[Evidence] = TowerAttention(layer=-2, query="cls")
     features: ClassVar[Evidence] = TowerFeatures(layer=-2)
 
-    def needs(self) -> frozenset[Evidence]:
-        """[CLS] attention and features of the tower's last layer but one."""
-        return frozenset({self.attention, self.features})
-
     def reduce_frames(self, view: FramesView) -> Reduction:
         """Greedy facility location on cosines; a token is covered as well as by the kept one most like it."""
         unit = normalize(view.evidence[self.features].float(), dim=-1)

@@ -70,10 +70,6 @@ class SparseVlm(LayerReduction, name="sparsevlm"):
         if len(self._of_authors) != len(self.layers):
             raise ValueError(f"tokens is {self.tokens}, but must have a number for each of the {len(self.layers)} cuts")
 
-    def needs(self) -> frozenset[Evidence]:
-        """The attention of the layers behind which tokens go."""
-        return frozenset({self.attention})
-
     def points(self, num_layers: int) -> Sequence[tuple[int, Moment]]:
         """Before the first layer, to choose the raters, and behind each layer; in a shallow model cuts become one."""
         return [(0, "before_attention"), *((layer, "before_attention") for layer in self._cuts(num_layers))]

@@ -58,10 +58,6 @@ class StSimDiff(LayerReduction, name="st_simdiff"):
         if not 0 < self.cost <= 1:
             raise ValueError(f"cost is {self.cost}, but must be greater than 0 and at most 1")
 
-    def needs(self) -> frozenset[Evidence]:
-        """The last token's attention, for the second cut."""
-        return frozenset({self.attention})
-
     def points(self, num_layers: int) -> Sequence[tuple[int, Moment]]:
         """Before the first layer, and between its attention and its MLP."""
         return [(0, "before_attention"), (0, "after_attention")]

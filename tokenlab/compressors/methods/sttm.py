@@ -92,8 +92,8 @@ class Sttm(LayerReduction, name="sttm"):
         for level, finer in pairwise(levels):
             whole = is_open & (self._least_likeness(level, finer) >= self.threshold)
             ends = level.of_each_token(whole)
-            first = torch.where(ends, first[:, level.first_row][:, :, level.first_column], first)
-            weight = torch.where(ends, level.row_weight[:, None] * level.column_weight, weight)
+            first = torch.where(ends, level.of_first_token(first), first)
+            weight = torch.where(ends, level.weight[0][:, None] * level.weight[1], weight)
             values = torch.where(ends[..., None], level.of_each_token(level.values), values)
             is_open = (is_open & ~whole)[:, half(finer.values.shape[1])][:, :, half(finer.values.shape[2])]
         return first.flatten(), weight.flatten(), values.flatten(0, 2)
@@ -125,54 +125,41 @@ class Level:
 
     Attributes:
         values: The mean of each square's quarters.
-        row: Of each row of tokens, the row of squares that it lies in.
-        column: Likewise.
-        row_weight: Of each row of tokens, its weight in that mean; the product of both weights is a token's.
-        column_weight: Likewise.
+        line: Of each row of tokens the row of squares that it lies in, and of each column the column.
+        weight: Of each row and each column of tokens its weight in the mean; a token's is their product.
     """
 
     values: Float[Tensor, "t h w d"]
-    row: Int[Tensor, " rows"]
-    column: Int[Tensor, " columns"]
-    row_weight: Float[Tensor, " rows"]
-    column_weight: Float[Tensor, " columns"]
+    line: tuple[Int[Tensor, " rows"], Int[Tensor, " columns"]]
+    weight: tuple[Float[Tensor, " rows"], Float[Tensor, " columns"]]
 
     @classmethod
     def of_tokens(cls, values: Float[Tensor, "t h w d"]) -> Level:
         """The finest."""
         row, column = (torch.arange(side, device=values.device) for side in values.shape[1:3])
-        return cls(values, row, column, torch.ones_like(row, dtype=torch.float), torch.ones_like(column).float())
+        return cls(values, (row, column), (torch.ones_like(row).float(), torch.ones_like(column).float()))
 
     def pooled(self) -> Level:
         """Squares of twice the side."""
-        up_row, up_column = (half(side).to(self.row.device) for side in self.values.shape[1:3])
-        row_share, column_share = 1 / up_row.bincount()[up_row], 1 / up_column.bincount()[up_column]
-        frames, _, width, channels = self.values.shape
-        values = self.values * row_share[:, None, None] * column_share[:, None]
-        rows = values.new_zeros(frames, int(up_row[-1]) + 1, width, channels)
-        values = rows.index_add(1, up_row, values)
-        columns = values.new_zeros(frames, values.shape[1], int(up_column[-1]) + 1, channels)
-        return Level(
-            columns.index_add(2, up_column, values),
-            up_row[self.row],
-            up_column[self.column],
-            self.row_weight * row_share[self.row],
-            self.column_weight * column_share[self.column],
-        )
+        values, line, weight = self.values, list(self.line), list(self.weight)
+        for axis in (1, 2):
+            up = half(values.shape[axis]).to(values.device)
+            share, shape = 1 / up.bincount()[up], list(values.shape)
+            shape[axis] = int(up[-1]) + 1
+            shares = share[:, None, None] if axis == 1 else share[:, None]
+            values = values.new_zeros(shape).index_add(axis, up, values * shares)
+            weight[axis - 1] = weight[axis - 1] * share[line[axis - 1]]
+            line[axis - 1] = up[line[axis - 1]]
+        return Level(values, (line[0], line[1]), (weight[0], weight[1]))
 
     def of_each_token(self, squares: Shaped[Tensor, "t h w ..."]) -> Shaped[Tensor, "t rows columns ..."]:
         """What belongs to a square, at each of its tokens."""
-        return squares[:, self.row][:, :, self.column]
+        return squares[:, self.line[0]][:, :, self.line[1]]
 
-    @property
-    def first_row(self) -> Int[Tensor, " rows"]:
-        """Of each row of tokens, the first in the same square."""
-        return torch.searchsorted(self.row, self.row)
-
-    @property
-    def first_column(self) -> Int[Tensor, " columns"]:
-        """Likewise."""
-        return torch.searchsorted(self.column, self.column)
+    def of_first_token(self, tokens: Shaped[Tensor, "t rows columns"]) -> Shaped[Tensor, "t rows columns"]:
+        """What belongs to the first token of each token's square."""
+        row, column = (torch.searchsorted(line, line) for line in self.line)
+        return tokens[:, row][:, :, column]
 
 
 def half(side: int) -> Int[Tensor, " side"]:

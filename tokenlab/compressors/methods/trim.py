@@ -43,10 +43,6 @@ class Trim(FrameWise, name="trim"):
     patches: ClassVar[Evidence] = TokenEmbeddings("clip", layer=-2)
     words: ClassVar[Evidence] = QuestionEmbeddings("clip")
 
-    def needs(self) -> frozenset[Evidence]:
-        """Patches and question in CLIP's joint space."""
-        return frozenset({self.patches, self.words})
-
     def kept(self, frame_sizes: Sequence[int]) -> int | None:
         """One token a frame more than its share rounded down."""
         ratio = self.retention_ratio

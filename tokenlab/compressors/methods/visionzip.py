@@ -55,10 +55,6 @@ class VisionZip(FrameWise, name="visionzip"):
         if self.dominant < 1 or self.contextual < 0:
             raise ValueError(f"dominant is {self.dominant} and contextual {self.contextual}: at least 1 and 0")
 
-    def needs(self) -> frozenset[Evidence]:
-        """Attention and keys of the tower's last layer but one."""
-        return frozenset({self.attention, self.keys})
-
     def kept(self, frame_sizes: Sequence[int]) -> int | None:
         """The authors' count of each frame, where no ratio is given."""
         if self.retention_ratio is not None:

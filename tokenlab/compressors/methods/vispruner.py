@@ -40,10 +40,6 @@ class VisPruner(CountedTokens, name="vispruner"):
         if not 0 <= self.important <= 1:
             raise ValueError(f"important is {self.important}, but must be from 0 to 1")
 
-    def needs(self) -> frozenset[Evidence]:
-        """Attention and features of the tower's last layer but one."""
-        return frozenset({self.attention, self.features})
-
     def reduce_frames(self, view: FramesView) -> Reduction:
         """Takes the most important tokens first; then duplicates go, a few at a time."""
         attention, unit = view.evidence[self.attention], normalize(view.evidence[self.features].float(), dim=-1)
