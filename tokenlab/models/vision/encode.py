@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from tokenlab.compressors.evidence import TokenEmbeddings
 from tokenlab.compressors.stages import TowerReduction
@@ -99,7 +99,7 @@ def encode(
     evidence = {need: value.to(values.device) for need, value in found.items()}
     if ALIGNED in needs:
         evidence[ALIGNED] = values
-    tiles = {} if left is not None else _tiles(model, processed)
+    tiles = {} if left is not None else _tiles(model.config, processed, values.device)
     is_image, grid = spec is family.image, grid_shape(processed.places)
     tokens = VisualTokens(values, places, grid, evidence, is_image=is_image, **tiles)
     elapsed = 1000 * (time.perf_counter() - started)
@@ -134,11 +134,11 @@ def with_joint_embeddings(
     return replace(encoded, tokens=tokens, evidence_milliseconds=milliseconds)
 
 
-def _tiles(model: PreTrainedModel, processed: ProcessorOutput) -> dict[str, Any]:
+def _tiles(config: PretrainedConfig, processed: ProcessorOutput, device: torch.device) -> dict[str, Any]:
     """Of an image that is read in tiles, each token's."""
     find = processed.spec.tiles
-    found = None if find is None else find(model.config, processed.inputs)
-    return {} if found is None else {"tile": found[0].to(model.device), "thumbnail": found[1]}
+    found = None if find is None else find(config, processed.inputs)
+    return {} if found is None else {"tile": found[0].to(device), "thumbnail": found[1]}
 
 
 def _tower_hooks(
