@@ -18,14 +18,15 @@ def reduced_mask(
 
     Args:
         mask: The stock mask of a prefill, `[b, s]`, or `[b, 1, s, s]`, boolean or added to the logits; None: causal.
-        index: Which of the entry's tokens the layer reads.
+        index: Which of the entry's tokens the layer reads, in whatever order; a token sees those that stand before it.
         valid: Which tokens in the layer's cache are no padding; None: all.
         kernel: The attention kernel that reads the mask.
         hidden: What the layer reads.
     """
     if mask is None:
         return None if valid is None else _new_mask(valid, kernel, hidden)
-    index = index.to(mask.device)
+    # slots of a method that ranks stand out of order: what they may see is their place's to say, not their anchor's
+    index = index.to(mask.device).sort(dim=1).values
     mask = mask.expand(len(index), *mask.shape[1:])
     if mask.ndim == 2:
         gathered = mask.gather(1, index)
