@@ -80,11 +80,11 @@ class Reduction:
         return cls(num_inputs, anchor, lengths, member[order], weight[order], tag)
 
     @classmethod
-    def cat(cls, parts: Sequence[tuple[Reduction, Int[Tensor, " _"]]], num_inputs: int) -> Reduction:
-        """Puts reductions of disjoint subsets of the tokens together, the slots of one part after those of another.
+    def cat(cls, parts: Sequence[tuple[Reduction, Int[Tensor, " _"] | None]], num_inputs: int) -> Reduction:
+        """Puts reductions of subsets of the tokens together, the slots of one part after those of another.
 
         Args:
-            parts: Reductions, each with the indices of the tokens that it was decided on.
+            parts: Reductions, each with the indices of the tokens that it was decided on; None: all of them.
             num_inputs: All tokens, n; those in no part go.
 
         >>> last, first = Reduction.keep(torch.tensor([1]), 2), Reduction.identity(2)
@@ -96,9 +96,9 @@ class Reduction:
             raise ValueError(f"{len(tags)} of {len(parts)} reductions are tagged: tag all of them or none")
         return cls(
             num_inputs,
-            torch.cat([index[part.anchor] for part, index in parts]),
+            torch.cat([part.anchor if index is None else index[part.anchor] for part, index in parts]),
             torch.cat([part.lengths for part, _ in parts]),
-            torch.cat([index[part.member] for part, index in parts]),
+            torch.cat([part.member if index is None else index[part.member] for part, index in parts]),
             torch.cat([part.weight for part, _ in parts]),
             torch.cat(tags) if tags else None,
         )

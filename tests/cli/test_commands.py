@@ -48,6 +48,10 @@ def test_help_and_version(capsys):
         (["validate", "--config", "quikstart.yaml"], None),
         (["compressors", "randm"], "no compressor is called 'randm'; did you mean 'random'?"),
         (["compressors", "a", "b"], "compressors takes one name, got a b"),
+        (
+            ["compressors", "--stage", "gird"],
+            "--stage: invalid choice: 'gird' (choose from 'frames', 'tower', 'grid', 'layers', 'cache')",
+        ),
     ],
 )
 def test_mistakes_are_one_line(capsys, argv, line):

@@ -427,6 +427,30 @@ def test_authors_write_one_import_line(name):
     assert [module for module in modules if module.startswith("tokenlab")] == ["tokenlab.compressors"]
 
 
-@pytest.mark.parametrize("name", ["text", "topic", "frame_stride", "grid_stride", "evs", "divprune", "fastv"])
-def test_simple_methods_are_short(name):
-    assert len(Path(inspect.getfile(REGISTRY[name])).read_text().splitlines()) <= 50
+def test_a_simple_method_is_short():
+    assert len(Path(inspect.getfile(REGISTRY["frame_stride"])).read_text().splitlines()) <= 30
+
+
+def code_lines(file: Path) -> int:
+    """Lines without imports, docstrings, comments and what is empty."""
+    source = file.read_text()
+    left_out = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            left_out.update(range(node.lineno, node.end_lineno + 1))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            left_out.update(range(node.lineno, node.end_lineno + 1))
+    lines = enumerate(map(str.strip, source.splitlines()), start=1)
+    return sum(bool(line) and not line.startswith("#") and number not in left_out for number, line in lines)
+
+
+TWO_ALGORITHMS = ("framefusion", "st_simdiff", "sttm", "tome")
+LONGER = {"flashvid": 101, "fastvid": 57, "prumerge": 70, "sparsevlm": 71, "sttm": 92, "visionzip": 53}
+"""Code lines of methods that are longer than they should be, which is 50; 90 for two algorithms, 100 for two stages."""
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_methods_are_short(name):
+    stages = sum(issubclass(REGISTRY[name], stage) for stage in STAGES)
+    most = 100 if stages > 1 else 90 if name in TWO_ALGORITHMS else 50
+    assert code_lines(Path(inspect.getfile(REGISTRY[name]))) <= LONGER.get(name, most)

@@ -40,7 +40,13 @@ BROKEN = {
     "has no stage": GOOD + METHOD.format(cls="Other", name="other").replace("(GridReduction", "(TokenCompressor"),
     "is no Python": "class:",
 }
-COMMANDS = [["compressors"], ["models", "llava"], ["validate", "--config", "quickstart", "--print_config"]]
+COMMANDS = [
+    ["compressors"],
+    ["compressors", "first"],
+    ["compressors", "--json"],
+    ["models", "llava"],
+    ["validate", "--config", "quickstart", "--print_config"],
+]
 
 
 def install(folder: Path, source: str, value: str = "their_methods") -> None:

@@ -23,7 +23,7 @@ from tokenlab.tokens.sequence import Separators
 State = Any
 """What a method passes from layer to layer or step to step: any value, held by the model side, `None` at first."""
 
-Kind = Literal["prune", "merge", "both"]
+ReductionKind = Literal["prune", "merge", "both"]
 """Whether tokens go or become one."""
 
 BudgetUnit = Literal["frame", "frames", "medium", "layers", "none"]
@@ -60,7 +60,7 @@ class TokenCompressor(ABC):
     """Where and when the paper came out; a year alone for what is on arXiv only."""
     licence: ClassVar[str] = ""
     """Of the authors' own code, none of which is here."""
-    kind: ClassVar[Kind] = "prune"
+    kind: ClassVar[ReductionKind] = "prune"
     order: ClassVar[Literal["raster", "rank"]] = "raster"
     """How a method's slots stand: sorted by anchor, or in the method's own order within the places they keep."""
     temporal: ClassVar[bool] = False
@@ -74,6 +74,8 @@ class TokenCompressor(ABC):
     lowest_ratio: ClassVar[float] = 0.0
     """The share of frames that the method must leave whole, below which it has no budget to give."""
     budget_unit: ClassVar[BudgetUnit] = "frame"
+    data_decides: ClassVar[bool] = False
+    """Whether what the method sees decides how many tokens are left, ratio or not."""
     all_pairs: ClassVar[bool] = False
     """Whether the method compares all pairs of a medium's tokens, by its definition."""
 
@@ -106,6 +108,18 @@ class TokenCompressor(ABC):
                 "of the frames whole"
             )
 
+    def check_shares(self, *names: str) -> None:
+        """Raises ValueError for a hyper-parameter that is no share."""
+        for name in names:
+            if not 0 < (share := getattr(self, name)) <= 1:
+                raise ValueError(f"{name} is {share}, but must be greater than 0 and at most 1")
+
+    def check_counts(self, *names: str) -> None:
+        """Raises ValueError for a hyper-parameter that counts nothing."""
+        for name in names:
+            if (count := getattr(self, name)) < 1:
+                raise ValueError(f"{name} is {count}, but must be at least 1")
+
     @classmethod
     def example(cls: type[Method], ratio: float = 0.5) -> Method:
         """Builds one for tests, tables and pages: at this ratio, or what comes nearest to it."""
@@ -124,7 +138,7 @@ class TokenCompressor(ABC):
         total, ratio = sum(frame_sizes), self.retention_ratio
         if self.is_off:
             return total
-        if ratio is None or self.budget_unit == "none":
+        if ratio is None or self.budget_unit == "none" or self.data_decides:
             return None
         if self.budget_unit == "frame":
             return sum(frame_budgets(ratio, frame_sizes))

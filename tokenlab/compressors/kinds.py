@@ -32,8 +32,7 @@ class CountedFrames(FrameSelection):
     def __post_init__(self) -> None:
         """Refuses an empty budget."""
         super().__post_init__()
-        if self.frames < 1:
-            raise ValueError(f"frames is {self.frames}, but must be at least 1")
+        self.check_counts("frames")
 
     def count(self, candidates: int) -> int:
         """How many of so many candidates are selected; all of a shorter video."""
@@ -123,8 +122,7 @@ class CountedTokens(FrameWise):
     def __post_init__(self) -> None:
         """Refuses an empty budget."""
         super().__post_init__()
-        if self.tokens < 1:
-            raise ValueError(f"tokens is {self.tokens}, but must be at least 1")
+        self.check_counts("tokens")
 
     def count(self, view: FramesView) -> int:
         """How many tokens of each of these frames are kept."""
@@ -168,40 +166,35 @@ class TwoStage(GridReduction, LayerReduction):
     positions: Literal["keep", "renumber"] = "renumber"
     outer: float
     inner: float
-    expansion: float = 1.0
     has_native_budget: ClassVar[bool] = True
     temporal: ClassVar[bool] = True
     needs_full_grid: ClassVar[bool] = True
     budget_unit: ClassVar[BudgetUnit] = "medium"
+    data_decides: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuses shares that are none."""
         super().__post_init__()
-        for name, share in (("outer", self.outer), ("inner", self.inner)):
-            if not 0 < share <= 1:
-                raise ValueError(f"{name} is {share}, but must be greater than 0 and at most 1")
+        self.check_shares("outer", "inner")
 
     @property
     def positions_inside(self) -> Literal["keep", "renumber"]:
         """The LLM's cut leaves positions as the grid's left them."""
         return "keep"
 
-    def kept(self, frame_sizes: Sequence[int]) -> int | None:
-        """What the video shows decides."""
-        return sum(frame_sizes) if self.is_off else None
-
     @property
     def outer_share(self) -> float:
         """What the grid leaves, before it is expanded."""
-        return self.outer if self.retention_ratio is None else min(1.0, self.retention_ratio / self._cut)
+        return self.outer if self.retention_ratio is None else min(1.0, self.retention_ratio / self.to_cut)
 
     @property
     def inner_share(self) -> float:
         """What the LLM leaves of that."""
         if self.retention_ratio is None:
             return self.inner
-        return min(1.0, self.inner * self.retention_ratio / (self.outer_share * self._cut))
+        return min(1.0, self.inner * self.retention_ratio / (self.outer_share * self.to_cut))
 
     @property
-    def _cut(self) -> float:
-        return self.inner * self.expansion
+    def to_cut(self) -> float:
+        """Of what the grid's share stands for, the part that is left behind the LLM's cut."""
+        return self.inner

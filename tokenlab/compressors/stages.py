@@ -136,6 +136,10 @@ class LayerView:
         """Where the prompt's last token is."""
         return torch.tensor([self.hidden.shape[0] - 1], device=self.hidden.device)
 
+    def from_last(self, attention: Evidence) -> Float[Tensor, " n"]:
+        """What the prompt's last token pays each of the medium's tokens, mean over heads."""
+        return self.evidence[attention].received(self.last)[self.visual]
+
     @property
     def question(self) -> Int[Tensor, " q"]:
         """Where the text behind the last medium is."""

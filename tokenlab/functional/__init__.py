@@ -8,8 +8,9 @@ from tokenlab.functional.frames import (
     neighbour_cosine,
     segment_starts,
     segments_between,
+    spans,
 )
-from tokenlab.functional.merging import blend, mean_runs, means, merge_into, sums, with_mean_of_rest
+from tokenlab.functional.merging import blend, frame_by_frame, mean_runs, means, merge_into, sums, with_mean_of_rest
 from tokenlab.functional.selection import (
     budget,
     cells,
@@ -19,6 +20,8 @@ from tokenlab.functional.selection import (
     greedy_dpp,
     max_min,
     outliers,
+    rank_within,
+    rest_of,
     share_to_go,
     top,
     top_per_frame,
@@ -35,6 +38,7 @@ __all__ = [
     "evenly_spaced",
     "farthest_first",
     "frame_budgets",
+    "frame_by_frame",
     "greedy_dpp",
     "in_medium",
     "max_min",
@@ -44,9 +48,12 @@ __all__ = [
     "merge_into",
     "neighbour_cosine",
     "outliers",
+    "rank_within",
+    "rest_of",
     "segment_starts",
     "segments_between",
     "share_to_go",
+    "spans",
     "sums",
     "top",
     "top_per_frame",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -56,6 +58,15 @@ def segments_between(similarity: Float[Tensor, " gaps"], at_least: int, below: f
     """
     segments = max(int((similarity < below).sum()) + 1, min(at_least, len(similarity) + 1))
     return segment_starts(-similarity, segments)
+
+
+def spans(starts: Int[Tensor, " segments"], frames: int) -> list[tuple[int, int]]:
+    """Lists the first frame of each segment, and the frame behind its last.
+
+    >>> spans(torch.tensor([0, 2]), frames=5)
+    [(0, 2), (2, 5)]
+    """
+    return list(pairwise([*starts.tolist(), frames]))
 
 
 def averaged(places: Int[Tensor, " p"], frames: int, tokens: int) -> Reduction:

@@ -128,6 +128,13 @@ def with_mean_of_rest(kept: Bool[Tensor, "t n"]) -> Reduction:
     single = Reduction.keep(kept.flatten().nonzero()[:, 0], kept.numel())
     slot = has_rest.cumsum(0)[frame] - 1
     summed = Reduction.merge(means_at, slot, member, 1 / rest[frame].float(), kept.numel())
-    every = torch.arange(kept.numel(), device=kept.device)
-    both = Reduction.cat([(single, every), (summed, every)], kept.numel())
-    return both.reorder((both.anchor // tokens).argsort(stable=True))
+    return frame_by_frame(Reduction.cat([(single, None), (summed, None)], kept.numel()), tokens)
+
+
+def frame_by_frame(reduction: Reduction, tokens: int) -> Reduction:
+    """Puts the slots in the order of their frames of so many tokens, within which they keep theirs.
+
+    >>> frame_by_frame(Reduction.keep(torch.tensor([3, 1, 0]), num_inputs=4), tokens=2).anchor
+    tensor([1, 0, 3])
+    """
+    return reduction.reorder((reduction.anchor // tokens).argsort(stable=True))

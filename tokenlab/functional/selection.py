@@ -89,12 +89,33 @@ def top_per_frame(
     >>> top_per_frame(torch.tensor([0.1, 0.9, 0.5, 0.5]), torch.tensor([0, 0, 1, 1]), keep=1)
     tensor([1, 2])
     """
-    by_score = torch.argsort(scores, descending=True, stable=True)
-    order = by_score[torch.argsort(frame[by_score], stable=True)]  # frame by frame, best first
-    counts = torch.unique_consecutive(frame[order], return_counts=True)[1]
+    rank = rank_within(scores, frame, descending=True)
+    return (rank < (keep if isinstance(keep, int) else keep[frame])).nonzero()[:, 0]
+
+
+def rank_within(scores: Float[Tensor, " n"], group: Int[Tensor, " n"], descending: bool = False) -> Int[Tensor, " n"]:
+    """Ranks every score among those of its group, from 0; of equal ones the lowest index is first.
+
+    >>> rank_within(torch.tensor([3.0, 1.0, 2.0]), torch.tensor([0, 1, 0]))
+    tensor([1, 0, 0])
+    """
+    by_score = scores.argsort(descending=descending, stable=True)
+    order = by_score[group[by_score].argsort(stable=True)]  # group by group
+    counts = group[order].unique_consecutive(return_counts=True)[1]
     first = (counts.cumsum(0) - counts).repeat_interleave(counts)
-    rank = torch.arange(order.shape[0], device=order.device) - first
-    return order[rank < (keep if isinstance(keep, int) else keep[frame[order]])].sort().values
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(order.shape[0], device=order.device) - first
+    return rank
+
+
+def rest_of(index: Int[Tensor, " k"], total: int) -> Int[Tensor, " r"]:
+    """Finds the indices below `total` that are not among some.
+
+    >>> rest_of(torch.tensor([2, 0]), total=4)
+    tensor([1, 3])
+    """
+    is_rest = torch.ones(total, dtype=torch.bool, device=index.device).index_fill(0, index, False)
+    return is_rest.nonzero()[:, 0]
 
 
 def cells(count: int, rows: int, columns: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " count"]]:

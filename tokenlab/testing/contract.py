@@ -48,10 +48,7 @@ def _names(family: Family, model: PreTrainedModel) -> Iterator[tuple[str, Callab
     for name in ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp"):
         yield f"layer: {name}", lambda name=name: _attribute(Decoder.of(model).layers[0], name)
     for name in ATTENTION_ARGUMENTS:
-        yield (
-            f"layer.self_attn.forward: {name}",
-            lambda name=name: _takes(Decoder.of(model).layers[0].self_attn.forward, name),
-        )
+        yield f"layer.self_attn.forward: {name}", lambda name=name: _takes(_first_attention(model).forward, name)
     yield "layer.self_attn: config", lambda: _first_attention(model).config
     yield from _row(family, model)
 

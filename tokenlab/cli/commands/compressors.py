@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-from argparse import ArgumentError, ArgumentParser
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,9 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tokenlab.cli.commands.options import Parser
 from tokenlab.compressors import (
     REGISTRY,
     STAGES,
+    Evidence,
     FrameScores,
     LayerAttention,
     QuestionEmbeddings,
@@ -38,17 +39,14 @@ SEES_QUESTION = (QuestionEmbeddings, FrameScores, LayerAttention, StepAttention)
 
 def show(argv: list[str]) -> int:
     """Prints the table of all compressors, or the page of one."""
-    parser = ArgumentParser(add_help=False, exit_on_error=False)
+    parser = Parser(add_help=False)
     parser.add_argument("name", nargs="?")
     parser.add_argument("--stage", choices=[stage.stage for stage in STAGES])
     parser.add_argument("--json", action="store_true")
     if {"-h", "--help"} & set(argv):
         print(HELP)
         return 0
-    try:
-        arguments, unknown = parser.parse_known_args(argv)
-    except ArgumentError as error:
-        raise UserError(f"compressors: {error}") from None
+    arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         raise UserError(f"compressors takes one name, got {' '.join(argv)}")
     console, name = Terminal(), arguments.name
@@ -82,9 +80,17 @@ def _stages(cls: type[TokenCompressor]) -> list[str]:
     return [stage.stage for stage in STAGES if issubclass(cls, stage)]
 
 
+def _needs(cls: type[TokenCompressor]) -> frozenset[Evidence]:
+    """What a method looks at by default; nothing is known of another package's that asks for more than a budget."""
+    try:
+        return cls.example().needs()
+    except Exception:
+        return frozenset()
+
+
 def _facts(cls: type[TokenCompressor]) -> dict[str, Any]:
     """What is known of a method; of what it looks at, as it is by default."""
-    needs = cls.example().needs()
+    needs = _needs(cls)
     return {
         "name": cls.name,
         "stages": _stages(cls),

@@ -52,9 +52,7 @@ class Dart(LayerReduction, name="dart"):
     def __post_init__(self) -> None:
         """Refuses no pivots."""
         super().__post_init__()
-        for name in ("tokens", "visual_pivots"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        self.check_counts("tokens", "visual_pivots")
 
     def kept(self, frame_sizes: Sequence[int]) -> int | None:
         """The visual pivots, and as many tokens for each pivot."""

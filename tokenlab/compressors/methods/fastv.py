@@ -40,5 +40,5 @@ class FastV(LayerReduction, name="fastv"):
 
     def reduce_layer(self, view: LayerView, state: State) -> tuple[Reduction, State]:
         """Keeps the top of the whole medium, in its order."""
-        scores = view.evidence[self.attention].received(view.last)[view.visual]
+        scores = view.from_last(self.attention)
         return Reduction.keep(top(scores, budget(self.retention_ratio, view.initial)), scores.shape[0]), state

@@ -3,7 +3,6 @@
 arXiv 2503.11187.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,12 +17,13 @@ from tokenlab.compressors import (
     FrameFeatures,
     GridReduction,
     GridView,
-    Kind,
     PoolingAttention,
     Reduction,
+    ReductionKind,
     blend,
     density_peaks,
     segments_between,
+    spans,
     top,
 )
 
@@ -55,8 +55,9 @@ class FastVid(GridReduction, name="fastvid"):
     paper: ClassVar[str] = "arXiv 2503.11187"
     venue: ClassVar[str] = "NeurIPS 2025"
     licence: ClassVar[str] = "MIT"
-    kind: ClassVar[Kind] = "both"
+    kind: ClassVar[ReductionKind] = "both"
     budget_unit: ClassVar[BudgetUnit] = "medium"
+    data_decides: ClassVar[bool] = True  # how the video falls into segments
     temporal: ClassVar[bool] = True
     needs_full_grid: ClassVar[bool] = True
     attention: ClassVar[Evidence] = PoolingAttention()
@@ -67,12 +68,7 @@ class FastVid(GridReduction, name="fastvid"):
         super().__post_init__()
         if not 0 <= self.merged <= 1:
             raise ValueError(f"merged is {self.merged}, but must be from 0 to 1")
-        if self.stride < 1:
-            raise ValueError(f"stride is {self.stride}, but must be at least 1")
-
-    def kept(self, frame_sizes: Sequence[int]) -> int | None:
-        """How the video falls into segments decides, within a token for each frame with merged ones."""
-        return sum(frame_sizes) if self.is_off else None
+        self.check_counts("stride")
 
     def reduce_grid(self, view: GridView) -> Reduction:
         """Salient tokens of every frame, then dense tokens of some."""
@@ -82,11 +78,10 @@ class FastVid(GridReduction, name="fastvid"):
         dense = int(keep * self.merged)
         salient = top(view.evidence[self.attention].reshape(total, tokens), keep - dense)
         is_rest = torch.ones(total, tokens, dtype=torch.bool, device=frames.device).scatter(1, salient, False)
-        every = torch.arange(total * tokens, device=frames.device)
-        parts = [(Reduction.keep(every[~is_rest.flatten()], len(every)), every)]
-        if dense and bool(is_rest.any()):
-            parts.append((self._merged(view, is_rest, dense), every))
-        return Reduction.cat(parts, len(every)).in_place()
+        kept = Reduction.keep((~is_rest).flatten().nonzero()[:, 0], total * tokens)
+        if not dense or not bool(is_rest.any()):
+            return kept
+        return Reduction.cat([(kept, None), (self._merged(view, is_rest, dense), None)], total * tokens).in_place()
 
     def _merged(self, view: GridView, is_rest: Bool[Tensor, "t n"], dense: int) -> Reduction:
         """For each frame at a stride its densest tokens, into each of which the tokens of the segment merge."""
@@ -103,13 +98,12 @@ class FastVid(GridReduction, name="fastvid"):
                 centre = score[frame].topk(count).indices
                 nearest = (unit[first:stop].flatten(0, 1) @ unit[frame, centre].mT).argmax(dim=1)
                 own = (1 / (nearest.bincount(minlength=count) + 1)).clamp(min=self.beta)
-                mixed = blend(rest[frame, centre], nearest, member, own, 1 - own, total * tokens)
-                parts.append((mixed, torch.arange(total * tokens, device=rest.device)))
+                parts.append((blend(rest[frame, centre], nearest, member, own, 1 - own, total * tokens), None))
         return Reduction.cat(parts, total * tokens)
 
     def _segments(self, view: GridView, total: int) -> list[tuple[int, int]]:
         """First frame of each segment, and the frame behind its last."""
         numbers = view.tokens.frame.reshape(total, -1)[:, 0]
         features = view.evidence[self.features][numbers]
-        starts = segments_between(cosine_similarity(features[1:], features[:-1], dim=-1), self.segments, self.tau)
-        return list(zip(starts.tolist(), [*starts[1:].tolist(), total], strict=True))
+        similarity = cosine_similarity(features[1:], features[:-1], dim=-1)
+        return spans(segments_between(similarity, self.segments, self.tau), total)

@@ -48,12 +48,10 @@ class Feather(LayerReduction, name="feather"):
     def __post_init__(self) -> None:
         """Refuses an impossible share or stride."""
         super().__post_init__()
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share is {self.share}, but must be greater than 0 and at most 1")
+        self.check_shares("share")
         if len(self.layers) != 2:
             raise ValueError(f"layers is {list(self.layers)}, but must be two")
-        if self.stride < 1:
-            raise ValueError(f"stride is {self.stride}, but must be at least 1")
+        self.check_counts("stride")
 
     def points(self, num_layers: int) -> Sequence[tuple[int, Moment]]:
         """At the entry of both layers, which in a shallow model are one."""

@@ -16,20 +16,22 @@ from torch.nn.functional import normalize
 from tokenlab.compressors import (
     Evidence,
     GridView,
-    Kind,
     LayerAttention,
     LayerView,
     Moment,
     Reduction,
+    ReductionKind,
     State,
     TowerAttention,
     TwoStage,
     cluster,
     farthest_first,
+    in_medium,
     means,
     neighbour_cosine,
     scaled_layer,
     segments_between,
+    spans,
     top,
 )
 
@@ -65,15 +67,19 @@ class FlashVid(TwoStage, name="flashvid"):
     paper: ClassVar[str] = "arXiv 2602.08024"
     venue: ClassVar[str] = "ICLR 2026"
     licence: ClassVar[str] = "MIT"
-    kind: ClassVar[Kind] = "both"
+    kind: ClassVar[ReductionKind] = "both"
     in_tower: ClassVar[Evidence] = TowerAttention(layer=-1, query="mean")
     in_llm: ClassVar[Evidence] = LayerAttention()
 
     def __post_init__(self) -> None:
         """Refuses a share that is none."""
         super().__post_init__()
-        if not 0 < self.alpha <= 1:
-            raise ValueError(f"alpha is {self.alpha}, but must be greater than 0 and at most 1")
+        self.check_shares("alpha")
+
+    @property
+    def to_cut(self) -> float:
+        """The grid leaves more than its share."""
+        return self.inner * self.expansion
 
     def reduce_grid(self, view: GridView) -> Reduction:
         """Scene by scene, diverse tokens as they are and what trees and clusters leave of the others."""
@@ -81,17 +87,16 @@ class FlashVid(TwoStage, name="flashvid"):
         total, tokens = frames.shape[:2]
         of_frames = frames.mean(dim=1)
         similarity = neighbour_cosine(of_frames[:, None])[:, 0]
-        starts = segments_between(similarity, self.segments, self.tau).tolist()
+        scenes = spans(segments_between(similarity, self.segments, self.tau), total)
         keep = min(tokens, math.ceil(tokens * self.outer_share * self.expansion))
         diverse = math.ceil(keep * self.alpha)
         attention = view.evidence[self.in_tower].reshape(total, tokens).float()
         parts = []
-        for first, stop in zip(starts, [*starts[1:], total], strict=True):
+        for first, stop in scenes:
             scene = frames[first:stop]
             chosen = self._diverse(scene, attention[first:stop], of_frames[first:stop], diverse)
             index = torch.arange(first * tokens, stop * tokens, device=frames.device)
-            flat = (chosen + torch.arange(len(scene), device=chosen.device)[:, None] * tokens).flatten()
-            parts.append((Reduction.keep(flat.sort().values, len(index)), index))
+            parts.append((Reduction.keep(in_medium(chosen.sort(dim=1).values, tokens), len(index)), index))
             is_left = torch.ones_like(attention[first:stop], dtype=torch.bool)
             if len(scene) > 1:  # in a scene of one frame released code merges diverse tokens as well
                 is_left.scatter_(1, chosen, False)
@@ -161,6 +166,6 @@ class FlashVid(TwoStage, name="flashvid"):
 
     def reduce_layer(self, view: LayerView, state: State) -> tuple[Reduction, State]:
         """Keeps what the last token attends to most."""
-        attention = view.evidence[self.in_llm].received(view.last)[view.visual]
+        attention = view.from_last(self.in_llm)
         count = max(1, math.ceil(len(attention) * self.inner_share))
         return Reduction.keep(top(attention, count), len(attention)), state

@@ -11,12 +11,12 @@ from torch.nn.functional import cosine_similarity
 
 from tokenlab.compressors import (
     Evidence,
-    Kind,
     LayerAttention,
     LayerReduction,
     LayerView,
     Moment,
     Reduction,
+    ReductionKind,
     Separators,
     State,
     budget,
@@ -59,15 +59,14 @@ class FrameFusion(LayerReduction, name="framefusion"):
     paper: ClassVar[str] = "arXiv 2501.01986"
     venue: ClassVar[str] = "ICCV 2025"
     licence: ClassVar[str] = "MIT"
-    kind: ClassVar[Kind] = "both"
+    kind: ClassVar[ReductionKind] = "both"
     has_native_budget: ClassVar[bool] = True
     attention: ClassVar[Evidence] = LayerAttention()
 
     def __post_init__(self) -> None:
         """Refuses an impossible cost."""
         super().__post_init__()
-        if not 0 < self.cost <= 1:
-            raise ValueError(f"cost is {self.cost}, but must be greater than 0 and at most 1")
+        self.check_shares("cost")
 
     def points(self, num_layers: int) -> Sequence[tuple[int, Moment]]:
         """Before the first layer and in every layer but the last, where nothing would be saved any more."""
@@ -85,7 +84,7 @@ class FrameFusion(LayerReduction, name="framefusion"):
         excess = self._excess(view, progress)
         is_last = (view.layer, view.moment) == self.points(view.num_layers)[-1]
         if progress.phase == "prune" or is_last:
-            attention = view.evidence[self.attention].received(view.last)[view.visual]
+            attention = view.from_last(self.attention)
             return Reduction.keep(top(attention, max(1, round(tokens - excess))), tokens), Progress("done")
         order, similarity = repeats(view.tokens.values.float(), view.tokens.places)
         merged = similarity >= self.similarity_lower_bound

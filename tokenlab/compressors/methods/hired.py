@@ -3,7 +3,6 @@
 AAAI 2025, arXiv 2408.10945.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -38,6 +37,7 @@ class HiRed(GridReduction, name="hired"):
     venue: ClassVar[str] = "AAAI 2025"
     licence: ClassVar[str] = "MIT"
     budget_unit: ClassVar[BudgetUnit] = "medium"
+    data_decides: ClassVar[bool] = True  # how the budget falls on tiles
     early: ClassVar[Evidence] = TowerAttention(layer=0, query="cls")
     late: ClassVar[Evidence] = TowerAttention(layer=-2, query="cls")
 
@@ -46,10 +46,6 @@ class HiRed(GridReduction, name="hired"):
         super().__post_init__()
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha is {self.alpha}, but must be greater than 0 and less than 1")
-
-    def kept(self, frame_sizes: Sequence[int]) -> int | None:
-        """How the budget falls on tiles decides: each rounds down, and some fill up."""
-        return sum(frame_sizes) if self.is_off else None
 
     def reduce_grid(self, view: GridView) -> Reduction:
         """The whole image first; then every tile by its share."""

@@ -16,11 +16,11 @@ from torch.nn.functional import normalize
 from tokenlab.compressors import (
     Evidence,
     GridView,
-    Kind,
     LayerAttention,
     LayerView,
     Moment,
     Reduction,
+    ReductionKind,
     State,
     TowerAttention,
     TwoStage,
@@ -28,6 +28,7 @@ from tokenlab.compressors import (
     blend,
     cluster,
     neighbour_cosine,
+    rest_of,
     scaled_layer,
     top,
 )
@@ -57,7 +58,7 @@ class HoliTom(TwoStage, name="holitom"):
     paper: ClassVar[str] = "arXiv 2505.21334"
     venue: ClassVar[str] = "NeurIPS 2025"
     licence: ClassVar[str] = "Apache-2.0"
-    kind: ClassVar[Kind] = "both"
+    kind: ClassVar[ReductionKind] = "both"
     order: ClassVar[Literal["raster", "rank"]] = "rank"
     all_pairs: ClassVar[bool] = True
     in_tower: ClassVar[Evidence] = TowerAttention(layer=-1, query="mean")
@@ -93,9 +94,7 @@ class HoliTom(TwoStage, name="holitom"):
             return means.then(Reduction.keep(means.anchor[:0], means.num_outputs))
         centres, label = cluster(values, count, self.neighbours, self.noise, generator)
         order = centres.sort()
-        label, is_centre = order.indices.argsort()[label], torch.zeros_like(label, dtype=torch.bool)
-        is_centre[centres] = True
-        others = (~is_centre).nonzero()[:, 0]
+        label, others = order.indices.argsort()[label], rest_of(centres, len(label))
         has_others = label[others].bincount(minlength=count) > 0
         own = torch.where(has_others, self.beta, 1.0) if self.beta else 1 / label.bincount(minlength=count)
         return means.then(blend(order.values, label[others], others, own, 1 - own, means.num_outputs))
@@ -106,7 +105,7 @@ class HoliTom(TwoStage, name="holitom"):
 
     def reduce_layer(self, view: LayerView, state: State) -> tuple[Reduction, State]:
         """Keeps what the last token attends to most, and folds each other token into the kept one most like it."""
-        attention = view.evidence[self.in_llm].received(view.last)[view.visual]
+        attention = view.from_last(self.in_llm)
         kept = top(attention, max(1, round(len(attention) * self.inner_share)))
         return folded(kept, view.hidden[view.visual]), state
 
@@ -140,7 +139,7 @@ def best_windows(steady: Bool[Tensor, "gaps n"], longest: int) -> tuple[list[tup
 def folded(kept: Int[Tensor, " m"], values: Float[Tensor, "n d"]) -> Reduction:
     """Folds every other token, one after the other, half and half into the kept token most like it."""
     unit = normalize(values.float(), dim=-1)
-    goes = torch.ones(len(values), dtype=torch.bool, device=kept.device).index_fill(0, kept, False).nonzero()[:, 0]
+    goes = rest_of(kept, len(values))
     slot, order = (unit[goes] @ unit[kept].mT).argmax(dim=1).sort(stable=True)
     goes, count = goes[order], slot.bincount(minlength=len(kept))
     rank = torch.arange(len(goes), device=kept.device) - (count.cumsum(0) - count)[slot]

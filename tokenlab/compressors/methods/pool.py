@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from tokenlab.compressors import FramesView, FrameWise, Kind, Reduction, cells, in_medium, means
+from tokenlab.compressors import FramesView, FrameWise, Reduction, ReductionKind, cells, in_medium, means
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Pool(FrameWise, name="pool"):
     retention_ratio: float | None = None
     stride: int | None = None
     mode: Literal["average", "bilinear"] = "average"
-    kind: ClassVar[Kind] = "merge"
+    kind: ClassVar[ReductionKind] = "merge"
     needs_full_grid: ClassVar[bool] = True
     has_native_budget: ClassVar[bool] = True
 
@@ -37,8 +37,8 @@ class Pool(FrameWise, name="pool"):
             raise ValueError(
                 f"retention_ratio is {self.retention_ratio} and stride is {self.stride}: give one of the two"
             )
-        if self.stride is not None and self.stride < 1:
-            raise ValueError(f"stride is {self.stride}, but must be at least 1")
+        if self.stride is not None:
+            self.check_counts("stride")
 
     def kept(self, frame_sizes: Sequence[int]) -> int | None:
         """A stride's count depends on a frame's shape."""

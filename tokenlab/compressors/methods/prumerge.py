@@ -16,12 +16,13 @@ from tokenlab.compressors import (
     Evidence,
     FramesView,
     FrameWise,
-    Kind,
     Reduction,
+    ReductionKind,
     TowerAttention,
     TowerKeys,
     evenly_spaced,
     outliers,
+    rest_of,
 )
 
 
@@ -46,7 +47,7 @@ class PruMerge(FrameWise, name="prumerge"):
     paper: ClassVar[str] = "arXiv 2403.15388"
     venue: ClassVar[str] = "ICCV 2025"
     licence: ClassVar[str] = "Apache-2.0"
-    kind: ClassVar[Kind] = "both"
+    kind: ClassVar[ReductionKind] = "both"
     order: ClassVar[Literal["raster", "rank"]] = "rank"
     has_native_budget: ClassVar[bool] = True
     merges_before_projector: ClassVar[bool] = True
@@ -56,8 +57,8 @@ class PruMerge(FrameWise, name="prumerge"):
     def __post_init__(self) -> None:
         """Refuses a share that is none."""
         super().__post_init__()
-        if self.share is not None and not 0 < self.share <= 1:
-            raise ValueError(f"share is {self.share}, but must be greater than 0 and at most 1")
+        if self.share is not None:
+            self.check_shares("share")
 
     def kept(self, frame_sizes: Sequence[int]) -> int | None:
         """Known from a ratio alone."""
@@ -89,9 +90,8 @@ class PruMerge(FrameWise, name="prumerge"):
             chosen = int(tokens * share)
             even = self._authors_grid(by_attention[:chosen], tokens, share)
         kept = torch.cat([by_attention[:chosen], even])
-        others = torch.ones_like(kept.new_empty(tokens), dtype=torch.bool).index_fill(0, kept, False).nonzero()[:, 0]
         # A token that is named twice is two slots, for which released code forgets the first of the others
-        return kept, others[len(kept) - len(kept.unique()) :]
+        return kept, rest_of(kept, tokens)[len(kept) - len(kept.unique()) :]
 
     def _authors_grid(self, chosen: Int[Tensor, " k"], tokens: int, share: float) -> Int[Tensor, " g"]:
         """PruMerge+: every few tokens; where outliers decide, but for those that are kept already."""

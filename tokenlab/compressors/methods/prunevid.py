@@ -18,12 +18,12 @@ from tokenlab.compressors import (
     Evidence,
     GridReduction,
     GridView,
-    Kind,
     LayerAttention,
     LayerReduction,
     LayerView,
     Moment,
     Reduction,
+    ReductionKind,
     State,
     averaged,
     cluster,
@@ -62,7 +62,7 @@ class PruneVid(GridReduction, LayerReduction, name="prunevid"):
     paper: ClassVar[str] = "arXiv 2412.16117"
     venue: ClassVar[str] = "ACL 2025 Findings"
     licence: ClassVar[str] = "CC-BY-NC-SA-4.0"
-    kind: ClassVar[Kind] = "both"
+    kind: ClassVar[ReductionKind] = "both"
     order: ClassVar[Literal["raster", "rank"]] = "rank"
     budget_unit: ClassVar[BudgetUnit] = "none"
     has_native_budget: ClassVar[bool] = True
@@ -104,11 +104,11 @@ class PruneVid(GridReduction, LayerReduction, name="prunevid"):
         """The mean of each cluster, the best first; few tokens stay as they are."""
         total = len(values)
         if total <= FEW:
-            every = torch.arange(total, device=values.device)
-            return Reduction.keep(every, total, torch.full_like(every, tag))
-        count = max(1, int(total * self.clusters))
-        centres, label = cluster(values, count, self.neighbours, self.noise, generator)
-        return tagged(means(centres, label), tag)
+            left = Reduction.keep(torch.arange(total, device=values.device), total)
+        else:
+            count = max(1, int(total * self.clusters))
+            left = means(*cluster(values, count, self.neighbours, self.noise, generator))
+        return replace(left, tag=torch.full_like(left.anchor, tag))
 
     def points(self, num_layers: int) -> Sequence[tuple[int, Moment]]:
         """Once, behind the layer."""
@@ -149,8 +149,3 @@ def whole_scenes(label: list[int]) -> list[int]:
         right = next((run for run, stay in zip(runs[number:], stays[number:], strict=True) if stay), (0, 0))
         scenes += [max(left, right, key=lambda run: run[1])[0]] * length  # of equal ones the left
     return scenes
-
-
-def tagged(reduction: Reduction, tag: int) -> Reduction:
-    """All slots with one tag."""
-    return replace(reduction, tag=torch.full_like(reduction.anchor, tag))

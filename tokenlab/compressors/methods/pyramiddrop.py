@@ -61,7 +61,7 @@ class PyramidDrop(LayerReduction, name="pyramiddrop"):
 
     def reduce_layer(self, view: LayerView, state: State) -> tuple[Reduction, State]:
         """Keeps the top of the whole medium, in its order."""
-        attention = view.evidence[self.attention].received(view.last)[view.visual]
+        attention = view.from_last(self.attention)
         cut = self._cuts(view.num_layers)[view.layer]
         kept = self._left_by(self.ratios[cut - 1], cut, view.initial)
         return Reduction.keep(top(attention, kept), len(attention)), state

@@ -7,8 +7,8 @@ from tokenlab.compressors import (
     BudgetUnit,
     GridReduction,
     GridView,
-    Kind,
     Reduction,
+    ReductionKind,
     budget,
     mean_segments,
     neighbour_cosine,
@@ -24,7 +24,7 @@ class Similarity(GridReduction, name="similarity"):
     paper: ClassVar[str] = "arXiv 2501.17391"
     venue: ClassVar[str] = "2025"
     licence: ClassVar[str] = "no code"
-    kind: ClassVar[Kind] = "merge"
+    kind: ClassVar[ReductionKind] = "merge"
     budget_unit: ClassVar[BudgetUnit] = "frames"
     temporal: ClassVar[bool] = True
     needs_full_grid: ClassVar[bool] = True

@@ -7,23 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenlab.compressors import (
     Evidence,
-    Kind,
     LayerAttention,
     LayerReduction,
     LayerView,
     Moment,
     Reduction,
+    ReductionKind,
     Separators,
     State,
     budget,
     cluster,
     means,
+    rest_of,
     scaled_layer,
     top,
 )
@@ -56,7 +56,7 @@ class SparseVlm(LayerReduction, name="sparsevlm"):
     paper: ClassVar[str] = "arXiv 2410.04417"
     venue: ClassVar[str] = "ICML 2025"
     licence: ClassVar[str] = "Apache-2.0"
-    kind: ClassVar[Kind] = "both"
+    kind: ClassVar[ReductionKind] = "both"
     order: ClassVar[Literal["raster", "rank"]] = "rank"
     has_native_budget: ClassVar[bool] = True
     all_pairs: ClassVar[bool] = True
@@ -92,16 +92,15 @@ class SparseVlm(LayerReduction, name="sparsevlm"):
         attention = view.evidence[self.attention].received(view.question[state])[view.visual]
         keep, count = self._split(self._cuts(view.num_layers)[view.layer], total, view.initial)
         stays = top(attention, keep)
-        is_dropped = torch.ones_like(attention, dtype=torch.bool).index_fill(0, stays, False)
-        dropped = is_dropped.nonzero()[:, 0]
         kept = Reduction.keep(stays, total)
         if not count:
             return kept, state
+        dropped = rest_of(stays, total)
         # Released code, which we follow, recycles one token more than the share says
         best = dropped[attention[dropped].topk(int(self.recycled * len(dropped)) + 1).indices]
         centres, label = cluster(view.hidden[view.visual[best]], count, count, self.noise, view.generator)
         sums = means(centres, label)
-        return Reduction.cat([(kept, torch.arange(total, device=best.device)), (sums, best)], total), state
+        return Reduction.cat([(kept, None), (sums, best)], total), state
 
     @property
     def _of_authors(self) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ from tokenlab.compressors import (
     Separators,
     State,
     components,
+    rank_within,
     share_to_go,
     top,
 )
@@ -55,8 +56,7 @@ class StSimDiff(LayerReduction, name="st_simdiff"):
     def __post_init__(self) -> None:
         """Refuses an impossible cost."""
         super().__post_init__()
-        if not 0 < self.cost <= 1:
-            raise ValueError(f"cost is {self.cost}, but must be greater than 0 and at most 1")
+        self.check_shares("cost")
 
     def points(self, num_layers: int) -> Sequence[tuple[int, Moment]]:
         """Before the first layer, and between its attention and its MLP."""
@@ -69,7 +69,7 @@ class StSimDiff(LayerReduction, name="st_simdiff"):
             most = 1 - share_to_go(self.cost, 0.0, share, view.num_layers, view.num_layers)
             return Reduction.keep((~self._repetitive(view, most)).nonzero()[:, 0], tokens), state
         stays = share_to_go(self.cost, share, share, view.num_layers, view.num_layers - 1)
-        attention = view.evidence[self.attention].received(view.last)[view.visual]
+        attention = view.from_last(self.attention)
         return Reduction.keep(top(attention, max(1, round(stays * tokens))), tokens), state
 
     def _repetitive(self, view: LayerView, most: float) -> Bool[Tensor, " n"]:
@@ -84,7 +84,7 @@ class StSimDiff(LayerReduction, name="st_simdiff"):
         alike = torch.where(size > 1, pairs / (size * (size - 1)).clamp(min=1), -torch.inf)
         # Paper: like tokens are merged; released code, which we follow, drops those least like their group
         take = torch.where(size > 1, (size.double() * most).ceil().long(), 0)
-        goes = (_ranked(likeness, group) < take[group]) & ~(before < self.event)
+        goes = (rank_within(likeness, group) < take[group]) & ~(before < self.event)
         lost = torch.zeros_like(size).index_add(0, group, goes.long())
         order = alike.argsort(descending=True, stable=True)
         # ... and ends with the first group that would go beyond the share if it had no events
@@ -109,15 +109,3 @@ def like_groups(unit: Float[Tensor, "t h w d"], similarity: float) -> tuple[Int[
     before = torch.full_like(unit[..., 0], torch.inf)
     before[1:] = (unit[1:] * unit[:-1]).sum(dim=-1)
     return components(torch.cat(edges), number.numel()), before.flatten()
-
-
-def _ranked(scores: Float[Tensor, " n"], group: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """The rank of each score in its group, the lowest first."""
-    order = scores.argsort(stable=True)
-    order = order[group[order].argsort(stable=True)]
-    lengths = group[order].unique_consecutive(return_counts=True)[1]
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order), device=order.device) - (lengths.cumsum(0) - lengths).repeat_interleave(
-        lengths
-    )
-    return rank

@@ -17,11 +17,11 @@ from torch.nn.functional import cosine_similarity
 
 from tokenlab.compressors import (
     BudgetUnit,
-    Kind,
     LayerReduction,
     LayerView,
     Moment,
     Reduction,
+    ReductionKind,
     State,
     components,
     scaled_layer,
@@ -52,7 +52,7 @@ class Sttm(LayerReduction, name="sttm"):
     paper: ClassVar[str] = "arXiv 2507.07990"
     venue: ClassVar[str] = "ICCV 2025"
     licence: ClassVar[str] = "none found"
-    kind: ClassVar[Kind] = "merge"
+    kind: ClassVar[ReductionKind] = "merge"
     budget_unit: ClassVar[BudgetUnit] = "none"
     has_native_budget: ClassVar[bool] = True
     needs_full_grid: ClassVar[bool] = True

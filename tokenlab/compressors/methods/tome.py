@@ -9,7 +9,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tokenlab.compressors import BlockView, Kind, Reduction, State, TowerReduction, budget, in_medium, merge_into
+from tokenlab.compressors import (
+    BlockView,
+    Reduction,
+    ReductionKind,
+    State,
+    TowerReduction,
+    budget,
+    in_medium,
+    merge_into,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +37,7 @@ class ToMe(TowerReduction, name="tome"):
     paper: ClassVar[str] = "arXiv 2210.09461"
     venue: ClassVar[str] = "ICLR 2023"
     licence: ClassVar[str] = "CC-BY-NC-4.0"
-    kind: ClassVar[Kind] = "merge"
+    kind: ClassVar[ReductionKind] = "merge"
     has_native_budget: ClassVar[bool] = True
     proportional_attention: ClassVar[bool] = True
 

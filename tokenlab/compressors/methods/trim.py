@@ -13,9 +13,9 @@ from tokenlab.compressors import (
     Evidence,
     FramesView,
     FrameWise,
-    Kind,
     QuestionEmbeddings,
     Reduction,
+    ReductionKind,
     TokenEmbeddings,
     outliers,
     with_mean_of_rest,
@@ -36,7 +36,7 @@ class Trim(FrameWise, name="trim"):
     paper: ClassVar[str] = "arXiv 2409.10994"
     venue: ClassVar[str] = "COLING 2025"
     licence: ClassVar[str] = "Apache-2.0"
-    kind: ClassVar[Kind] = "both"
+    kind: ClassVar[ReductionKind] = "both"
     order: ClassVar[Literal["raster", "rank"]] = "rank"
     has_native_budget: ClassVar[bool] = True
     merges_before_projector: ClassVar[bool] = True

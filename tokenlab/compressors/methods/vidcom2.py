@@ -1,6 +1,5 @@
 """Uniqueness: *Video Compression Commander: Plug-and-Play Inference Acceleration for Video LLMs* (2505.14454)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -30,18 +29,14 @@ class VidCom2(GridReduction, name="vidcom2"):
     venue: ClassVar[str] = "EMNLP 2025"
     licence: ClassVar[str] = "Apache-2.0"
     budget_unit: ClassVar[BudgetUnit] = "medium"
+    data_decides: ClassVar[bool] = True  # each frame rounds, and some fill up
     temporal: ClassVar[bool] = True
     needs_full_grid: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuses a share that is none."""
         super().__post_init__()
-        if not 0 < self.channels <= 1:
-            raise ValueError(f"channels is {self.channels}, but must be greater than 0 and at most 1")
-
-    def kept(self, frame_sizes: Sequence[int]) -> int | None:
-        """What the frames show decides: each is rounded by itself, and some fill up."""
-        return sum(frame_sizes) if self.is_off else None
+        self.check_shares("channels")
 
     def reduce_grid(self, view: GridView) -> Reduction:
         """Scores every token by its likeness to both means; the least like stay."""

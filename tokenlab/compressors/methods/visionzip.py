@@ -13,11 +13,12 @@ from tokenlab.compressors import (
     Evidence,
     FramesView,
     FrameWise,
-    Kind,
     Reduction,
+    ReductionKind,
     TowerAttention,
     TowerKeys,
     blend,
+    frame_by_frame,
     in_medium,
     top,
 )
@@ -41,7 +42,7 @@ class VisionZip(FrameWise, name="visionzip"):
     paper: ClassVar[str] = "arXiv 2412.04467"
     venue: ClassVar[str] = "CVPR 2025"
     licence: ClassVar[str] = "Apache-2.0"
-    kind: ClassVar[Kind] = "both"
+    kind: ClassVar[ReductionKind] = "both"
     order: ClassVar[Literal["raster", "rank"]] = "rank"
     needs_full_grid: ClassVar[bool] = True
     has_native_budget: ClassVar[bool] = True
@@ -96,6 +97,5 @@ def zip_frames(scores: Float[Tensor, "t n"], keys: Float[Tensor, "t n e"], domin
         others=1.0,
         num_inputs=frames * tokens,
     )
-    every = torch.arange(frames * tokens, device=scores.device)
-    both = Reduction.cat([(dominant_tokens, every), (contextual_tokens, every)], frames * tokens)
-    return both.reorder((both.anchor // tokens).argsort(stable=True))
+    both = Reduction.cat([(dominant_tokens, None), (contextual_tokens, None)], frames * tokens)
+    return frame_by_frame(both, tokens)

@@ -59,8 +59,8 @@ class MediaSpec:
         nested_images: Whether the processor wants the images of a prompt in a list of their own.
         blocks: Where the blocks of the tower are, if they are not the family's.
         min_frames: The fewest frames that the processor takes; the last frame of a shorter video is shown again.
-        tiles: Where an image is read in tiles: for each grid token the number of its tile, as the tower reads them, and
-            the number of the one that shows the whole image. None: a frame is a tile, or there are none.
+        tiles: Where an image is read in tiles: from the places of its grid tokens, the number of each one's tile, as
+            the tower reads them, and the number of the tile that shows the whole image. None: there are no tiles.
         last_tile_token: The processor's name for the token beside an image's last tile, where frames stand as images
             too. Empty: an image is one tile.
     """
@@ -81,7 +81,7 @@ class MediaSpec:
     nested_images: bool = False
     blocks: str = ""
     min_frames: int = 1
-    tiles: Callable[[PretrainedConfig, Inputs], Tiles | None] | None = None
+    tiles: Callable[[PretrainedConfig, Inputs, Places], Tiles | None] | None = None
     last_tile_token: str = ""
 
     def encode(self, model: PreTrainedModel, inputs: Inputs) -> Any:

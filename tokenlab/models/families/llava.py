@@ -61,10 +61,8 @@ def any_resolution(config: PretrainedConfig, inputs: Inputs) -> Places:
     return torch.cat([base, with_newlines(raster(1, rows, columns, first_frame=1), rows)])
 
 
-def mosaic_tiles(config: PretrainedConfig, inputs: Inputs) -> Tiles | None:
+def mosaic_tiles(config: PretrainedConfig, inputs: Inputs, places: Places) -> Tiles | None:
     """The whole image is tile 0; a token of the mosaic is of the tile in which its middle lies."""
-    places = any_resolution(config, inputs)
-    places = places[places[:, 0] >= 0]
     in_mosaic = places[:, 0] == 1
     if not bool(in_mosaic.any()):
         return None

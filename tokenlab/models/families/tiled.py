@@ -20,10 +20,10 @@ def tiles(config: PretrainedConfig, inputs: Inputs) -> Places:
     return raster(inputs["pixel_values"].flatten(0, -4).shape[0], side, side)
 
 
-def tile_a_frame(config: PretrainedConfig, inputs: Inputs) -> Tiles | None:
+def tile_a_frame(_: PretrainedConfig, __: Inputs, places: Places) -> Tiles | None:
     """Tiles are frames, and the last one shows the whole image."""
-    frame = tiles(config, inputs)[:, 0]
-    return (frame, int(frame[-1])) if int(frame[-1]) else None
+    last = int(places[-1, 0])
+    return (places[:, 0], last) if last else None
 
 
 def _patches_a_side(config: PretrainedConfig) -> int:

@@ -98,18 +98,18 @@ class PromptState:
             if method.temporal and tokens.is_image:
                 decisions.append(Reduction.identity(tokens.num_tokens))
             else:
-                generator = self.noise.generator(place, number, f"layer {layer}, {moment}")
+                tokens = tokens.to(hidden.device)
                 view = LayerView(
                     layer=layer,
                     num_layers=num_layers,
                     moment=moment,
                     hidden=hidden,
                     visual=self.layout.visual(number).to(hidden.device),
-                    medium=(tokens := tokens.to(hidden.device)),
+                    medium=tokens,
                     initial=self.initial[number],
                     text_after=self.layout.text_after(),
                     evidence={**tokens.evidence, **evidence},
-                    generator=generator,
+                    generator=self.noise.generator(place, number, f"layer {layer}, {moment}"),
                 )
                 key = ("layers", place, number)
                 with failing_sample(method.name):

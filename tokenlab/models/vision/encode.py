@@ -136,8 +136,10 @@ def with_joint_embeddings(
 
 def _tiles(config: PretrainedConfig, processed: ProcessorOutput, device: torch.device) -> dict[str, Any]:
     """Of an image that is read in tiles, each token's."""
-    find = processed.spec.tiles
-    found = None if find is None else find(config, processed.inputs)
+    if (find := processed.spec.tiles) is None:
+        return {}
+    places = processed.places
+    found = find(config, processed.inputs, places[places[:, 0] >= 0])
     return {} if found is None else {"tile": found[0].to(device), "thumbnail": found[1]}
 
 
