@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.slow
 def test_the_wheel_runs_the_quickstart(tmp_path):
     def run(*command: str, **kwargs) -> str:
-        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, **kwargs)
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=500, **kwargs)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

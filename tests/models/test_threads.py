@@ -15,6 +15,7 @@ from tests.models.harness import WHOLE, Harness
 from tests.models.prompts import SMALL, WIDE, media_clips
 from tokenlab.errors import UserError
 from tokenlab.models.compress import _SHARED, _check_threads
+from tokenlab.models.hooks import Counted
 from tokenlab.testing import ANSWER_TOKENS
 
 CALLS = 50
@@ -111,6 +112,25 @@ def test_each_thread_has_a_block_of_its_own_and_one_beside_is_plain(whose):
     found = in_threads(lambda: inside(0), lambda: inside(1), lambda: whose.answer(0), times=10)
     assert found == [[expected[0]] * 10, [expected[1]] * 10, [whose.plain[0]] * 10]
     assert "generate" not in vars(whose.model)
+
+
+def test_a_block_closed_by_garbage_collection_does_not_wait_for_the_one_being_opened():
+    changes, module = Counted(), torch.nn.Identity()
+    abandoned = changes.use(module, "abandoned", lambda: lambda: None)
+    abandoned.__enter__()
+
+    def change():  # collection comes at any allocation, also here, and closes what nobody refers to
+        abandoned.__exit__(None, None, None)
+        return lambda: None
+
+    def open_another():
+        with changes.use(module, "another", change):
+            pass
+
+    thread = threading.Thread(target=open_another, daemon=True)
+    thread.start()
+    thread.join(timeout=30)
+    assert not thread.is_alive()
 
 
 def test_a_thread_older_than_the_block_has_to_be_meant(whose):

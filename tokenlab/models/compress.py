@@ -72,7 +72,7 @@ def _other_threads() -> set[threading.Thread]:
 _OWN: ContextVar[tuple[_Block, ...]] = ContextVar("tokenlab_compress", default=())
 _SHARED: WeakKeyDictionary[PreTrainedModel, list[_Block]] = WeakKeyDictionary()
 _CALLS: WeakKeyDictionary[PreTrainedModel, threading.RLock] = WeakKeyDictionary()
-_REGISTRY = threading.Lock()
+_REGISTRY = threading.RLock()  # again: garbage collection may close a block
 _CHANGES = Counted()
 _reducing: ContextVar[bool] = ContextVar("tokenlab_reducing", default=False)
 

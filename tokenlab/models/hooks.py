@@ -29,7 +29,7 @@ class Counted:
     """Changes to modules that several calls share: made for the first of them, taken back after the last."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # garbage collection, at any allocation, may close a block while one opens
         self._users: WeakKeyDictionary[nn.Module, dict[str, int]] = WeakKeyDictionary()
         self._undo: WeakKeyDictionary[nn.Module, dict[str, Undo]] = WeakKeyDictionary()
 
