@@ -12,8 +12,8 @@ from tokenlab.testing import ANSWER_TOKENS
 from tokenlab.testing.media import video_clips
 
 
-def by_tier(families) -> list:
-    return [pytest.param(name, marks=[] if name in WHOLE else pytest.mark.matrix) for name in families]
+def by_tier(families, daily=WHOLE) -> list:
+    return [pytest.param(name, marks=[] if name in daily else pytest.mark.matrix) for name in families]
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ SUBSET = (
     "backwards",
     "vanishing",
 )
-"""The pipelines that are tried on every family; the others on one family a way of reading."""
+"""The pipelines that are tried on every family; the others on each kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,21 +178,19 @@ def possible(family: Family, pipelines: Mapping[str, Pipeline]) -> dict[str, Pip
     }
 
 
-def tiers(pipelines, always=()) -> list:
-    """Pipelines by family: on one of WHOLE every day, or on all of them; the others in the matrix, on each kind.
+def tiers(pipelines: Mapping[str, Pipeline], families=VIDEO_FAMILIES, everywhere=None) -> list:
+    """Pipelines by family: each on one of WHOLE every day; the others that can have it in the matrix.
 
     Args:
         pipelines: What is tried, by name.
-        always: What is tried on all of WHOLE every day, and on every family in the matrix.
+        families: Where.
+        everywhere: What is tried on every family, the others on each kind; left out, all are.
     """
-    homes = {}
+    cases = []
     for number, name in enumerate(sorted(pipelines)):
-        pipeline = {name: build(pipelines[name])}
-        possible_on = [family for family in WHOLE if possible(FAMILIES[family], pipeline)]
-        homes[name] = possible_on if name in always else possible_on[number % len(possible_on) :][:1]
-    return [
-        pytest.param(family, name, marks=[] if family in homes[name] else pytest.mark.matrix)
-        for family in VIDEO_FAMILIES
-        for name in homes
-        if family in EACH_KIND or name in always
-    ]
+        able = [family for family in families if possible(FAMILIES[family], {name: pipelines[name]})]
+        homes = [family for family in WHOLE if family in able]
+        daily = homes[number % len(homes)]
+        tried = able if everywhere is None or name in everywhere else [family for family in able if family in EACH_KIND]
+        cases += [pytest.param(f, name, marks=[] if f == daily else pytest.mark.matrix) for f in tried]
+    return sorted(cases, key=lambda case: families.index(case.values[0]))  # a family's are tried one after another

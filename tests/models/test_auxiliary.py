@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from transformers import AutoModel, AutoProcessor, SiglipConfig, SiglipModel
 
+from tests.models.conftest import by_tier
 from tests.models.harness import VIDEO_FAMILIES
 from tests.models.prompts import WIDE
 from tests.reference.prompts import Reference
@@ -207,7 +208,7 @@ def test_the_refusal_names_the_way_out(checkpoints):
         Evaluation(MLLM(checkpoint=str(checkpoints["llava"])), {"mine": [text]})
 
 
-@pytest.mark.parametrize("family", VIDEO_FAMILIES)
+@pytest.mark.parametrize("family", by_tier(VIDEO_FAMILIES, daily=("llava_onevision",)))
 def test_aks_chooses_frames_before_the_tower(checkpoints, family):
     """By stock CLIP's cosines; the answer is plain transformers' to the chosen frames alone."""
     folder = str(checkpoints[family])

@@ -5,7 +5,7 @@ import torch
 from transformers import DynamicCache
 
 from tests.models.harness import Harness
-from tests.models.pipelines import PIPELINES, HalfSight, ThinningTower, build, possible, thinning
+from tests.models.pipelines import PIPELINES, HalfSight, ThinningTower, build, thinning, tiers
 from tokenlab.compressors import Pipeline
 from tokenlab.models.costs.counting import flop_counter
 from tokenlab.models.costs.flops import ModelCosts
@@ -33,11 +33,9 @@ MEASURED = {
 }
 
 
-@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize(("harness", "name"), tiers(MEASURED), indirect=["harness"])
 def test_flops_equal_the_counter(harness: Harness, name: str):
     """Tower and projector while encoding, prefill and decode while generating, at batch 1."""
-    if name not in possible(harness.family, MEASURED):
-        pytest.skip("this family cannot have it")
     mllm, pipeline = harness.loaded, MEASURED[name]
     costs = ModelCosts(mllm.config, mllm.family)
     for clip in harness.clips:

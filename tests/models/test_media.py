@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.models.pipelines import possible, thinning
+from tests.models.pipelines import thinning, tiers
 from tests.models.prompts import LOOKS, SMALL, parts_of
 from tokenlab.compressors import Pipeline
 from tokenlab.data.samples import Clip, Sample
@@ -12,6 +12,7 @@ from tokenlab.models.costs.counting import flop_counter
 from tokenlab.models.costs.flops import ModelCosts
 from tokenlab.models.costs.price import price
 from tokenlab.models.encode_cache import EncodeCache
+from tokenlab.models.families import FAMILIES
 from tokenlab.testing import ANSWER_TOKENS
 from tokenlab.testing.media import noise_image
 from tokenlab.testing.stubs import KEEPING
@@ -22,18 +23,14 @@ def test_full_is_plain_generate(media_harness, media_baseline, batch_size):
     assert media_harness.ask(Pipeline(), batch_size=batch_size) == media_baseline
 
 
-@pytest.mark.parametrize("name", KEEPING)
+@pytest.mark.parametrize(("media_harness", "name"), tiers(KEEPING, [*FAMILIES]), indirect=["media_harness"])
 def test_keep_all_through_the_full_path(media_harness, media_baseline, name):
-    if name not in possible(media_harness.family, KEEPING):
-        pytest.skip("this family cannot have it")
     assert media_harness.ask(KEEPING[name]) == media_harness.ask(KEEPING[name], batch_size=5) == media_baseline
 
 
-@pytest.mark.parametrize("name", LOOKS)
+@pytest.mark.parametrize(("media_harness", "name"), tiers(LOOKS, [*FAMILIES]), indirect=["media_harness"])
 def test_reduced_equals_the_reference(media_harness, media_baseline, name):
     """Each medium by itself; what is text passes media_baseline."""
-    if name not in possible(media_harness.family, LOOKS):
-        pytest.skip("this family cannot have it")
     pipeline = LOOKS[name]
     expected = {
         clip.samples[0].uid: tuple(
@@ -47,14 +44,16 @@ def test_reduced_equals_the_reference(media_harness, media_baseline, name):
     assert media_harness.ask(pipeline, clips=media_harness.clips[::-1], batch_size=5) == expected
 
 
-@pytest.mark.parametrize("name", ["full", "random", "thinning"])
+COUNTED = {
+    "full": Pipeline(),
+    "random": LOOKS["random"],
+    "thinning": Pipeline((thinning((1, "after_attention")),)),
+}
+
+
+@pytest.mark.parametrize(("media_harness", "name"), tiers(COUNTED, [*FAMILIES]), indirect=["media_harness"])
 def test_flops_equal_the_counter(media_harness, name):
-    pipelines = {
-        "full": Pipeline(),
-        "random": LOOKS["random"],
-        "thinning": Pipeline((thinning((1, "after_attention")),)),
-    }
-    mllm, pipeline = media_harness.loaded, pipelines[name]
+    mllm, pipeline = media_harness.loaded, COUNTED[name]
     costs = ModelCosts(mllm.config, mllm.family)
     for clip in media_harness.clips:
         with flop_counter() as encoding:

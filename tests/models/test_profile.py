@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import pytest
+
+from tests.models.conftest import by_tier
 import torch
 
 from tokenlab.compressors import REGISTRY, Pipeline
@@ -45,7 +47,7 @@ def in_tera(flops, digits):
     return f"{flops / 1e12:.{digits}f}"
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", by_tier(SHIPPED, daily=(NAME,)))
 def test_every_shipped_config_has_the_real_models_size(name):
     costs = costs_of(name)
     assert sum(costs.parameters.values()) == pytest.approx(PARAMETERS[name], rel=1e-3)
@@ -269,6 +271,7 @@ def test_checkpoints_that_are_none(tmp_path):
         ModelCosts(read_config(str(tmp_path)))
 
 
+@pytest.mark.slow
 def test_a_folder_and_a_file_are_the_same_model(tmp_path):
     read_config(NAME).save_pretrained(tmp_path)
     for place in (str(tmp_path), str(tmp_path / "config.json")):

@@ -58,8 +58,12 @@ def install(folder: Path, source: str, value: str = "their_methods") -> None:
 
 
 def shell(folder: Path, *argv: str) -> subprocess.CompletedProcess:
+    return python(folder, "-m", "tokenlab", *argv)
+
+
+def python(folder: Path, *argv: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": f"{CHECKOUT}{os.pathsep}{folder}", "COLUMNS": "120"}
-    command = [sys.executable, "-W", "error", "-m", "tokenlab", *argv]
+    command = [sys.executable, "-W", "error", *argv]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
 
 
@@ -70,14 +74,13 @@ def test_a_plugin_is_one_of_the_compressors(tmp_path):
     assert "first" in run.stdout
 
 
-@pytest.mark.parametrize("argv", COMMANDS, ids=" ".join)
-def test_an_odd_plugin_breaks_no_command(tmp_path, argv):
+def test_an_odd_plugin_breaks_no_command(tmp_path):
     """It asks for a parameter that nobody else's has, and says nothing of itself."""
     install(tmp_path, ODD)
-    run = shell(tmp_path, *argv)
+    run = python(tmp_path, "-c", f"from tokenlab.cli import main\nprint([main(argv) for argv in {COMMANDS}])")
     assert (run.returncode, run.stderr) == (0, "")
-    if argv == ["models", "llava"]:
-        assert "cannot be built from a budget alone" in run.stdout
+    assert run.stdout.endswith(f"{[0] * len(COMMANDS)}\n")
+    assert "cannot be built from a budget alone" in run.stdout  # a line of `models`
 
 
 def test_a_broken_plugin_breaks_no_command(tmp_path):

@@ -16,6 +16,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_smoke_run_leaves_two_checkpoints_with_cards(finished: Path) -> None:
     for name in ("llava", "clip"):
         card = (finished / name / "README.md").read_text()
@@ -23,6 +24,7 @@ def test_smoke_run_leaves_two_checkpoints_with_cards(finished: Path) -> None:
         assert "| **mean over types** | 12 |" in card
 
 
+@pytest.mark.slow
 def test_interrupted_in_both_stages_and_resumed_is_the_same(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,6 +50,7 @@ def test_interrupted_in_both_stages_and_resumed_is_the_same(
         assert all(torch.equal(weights[key], expected[key]) for key in expected), name
 
 
+@pytest.mark.slow
 def test_an_earlier_run_is_not_overwritten(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["shapes", "--output", str(finished), "--smoke"]) == 2
     assert "holds an earlier run: add --resume" in capsys.readouterr().err
