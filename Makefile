@@ -20,6 +20,8 @@ check: setup
 test: setup
 	$(BIN)/python -m pytest
 
-# what `test` leaves out: the full grid of families and pipelines, many more examples, and what takes minutes
+# what `test` leaves out: the full grid of families and pipelines, many more examples, and what takes minutes; with every
+# annotated shape and type checked, which costs a third of the time
 test-all: setup
-	$(BIN)/python -m pytest --hypothesis-profile=matrix -m 'matrix or hypothesis or slow'
+	$(BIN)/python -m pytest --jaxtyping-packages=tokenlab,beartype.beartype --hypothesis-profile=matrix \
+		-m 'matrix or hypothesis or slow'

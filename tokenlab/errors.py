@@ -21,8 +21,12 @@ def first_line(error: Exception) -> str:
 
 @contextmanager
 def failing_sample(method: str) -> Iterator[None]:
-    """Raises SampleError where a method raises ValueError: it cannot act on this medium, and says why."""
+    """Raises SampleError where a method raises: by ValueError it says why it cannot act, all else is its fault."""
     try:
         yield
+    except (UserError, SampleError):
+        raise
     except ValueError as error:
         raise SampleError(f"{method} cannot act on this medium: {error}") from error
+    except Exception as error:  # whatever somebody's method raises
+        raise SampleError(f"{method} fails on this medium: {type(error).__name__}: {first_line(error)}") from error

@@ -124,24 +124,30 @@ class Reduction:
             return self
         sources = torch.cat([self.anchor, self.member])
         if sources.numel() and (sources.min() < 0 or sources.max() >= self.num_inputs):
-            raise ValueError(f"a reduction of {self.num_inputs} tokens names token {int(sources.max())}")
+            wrong = int(sources.min() if sources.min() < 0 else sources.max())
+            raise ValueError(f"a reduction of {self.num_inputs} tokens names token {wrong}")
         if int(self.lengths.sum()) != self.member.shape[0] or self.member.shape != self.weight.shape:
             raise ValueError("a reduction's lengths, members and weights do not fit together")
+        if not self.weight.isfinite().all():
+            raise ValueError("a reduction merges with a weight that is not finite")
         pruned = self.anchor[self.lengths == 0]
         if pruned.unique().shape[0] != pruned.shape[0]:
             raise ValueError("a reduction keeps the same token twice")
         return self
 
-    def settle(self, order: Literal["raster", "rank"]) -> Reduction:
+    def settle(self, order: Literal["raster", "rank"], tokens: int | None = None) -> Reduction:
         """Checks a method's decision, and puts its slots in order; on the CPU.
 
         Args:
             order: Whether slots stand in the order of their anchors, or in the method's own.
+            tokens: How many tokens the decision has to be about.
 
         Raises:
-            ValueError: Where the decision breaks the algebra's rules.
+            ValueError: Where the decision breaks the algebra's rules, or is about another number of tokens.
         """
         decision = self.to("cpu").check()
+        if tokens is not None and self.num_inputs != tokens:
+            raise ValueError(f"a reduction of {self.num_inputs} tokens was decided for {tokens}")
         return decision.in_place() if order == "raster" else decision
 
     def apply(self, values: Shaped[Tensor, "n ..."], combine: Combine = "weights") -> Shaped[Tensor, "m ..."]:

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from tests.compressors.test_contract import make_view
 from tests.golden import Case, assert_features, cases
 from tokenlab.compressors import REGISTRY
 from tokenlab.compressors.methods.visionzip import zip_frames
+from tokenlab.testing.views import grid_view
 
 
 @pytest.mark.parametrize("case", cases("visionzip"))
@@ -49,7 +49,7 @@ def zipped_frame(values, scores, keys, dominant, contextual) -> torch.Tensor:
 )
 def test_zips_the_token_grid(arguments, dominant, contextual):
     method = REGISTRY["visionzip"](**arguments)
-    view = make_view(method)
+    view = grid_view(method)
     ours = view.tokens.reduce(method.reduce_grid(view).check()).values.reshape(6, -1, 8)
     scores, keys = view.evidence[method.attention].reshape(6, 20), view.evidence[method.keys].reshape(6, 20, -1)
     frames = view.tokens.as_frames()

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.compressors.test_contract import make_view
 from tokenlab.compressors import REGISTRY
 from tokenlab.compressors.evidence import QuestionEmbeddings, TokenEmbeddings
+from tokenlab.testing.views import grid_view
 
 
 def merged_frames(frames: np.ndarray, score: list[float], ratio: float) -> np.ndarray:
@@ -42,7 +42,7 @@ def dissimilarities(frames: np.ndarray) -> list[float]:
 @given(ratio=st.floats(0.05, 0.95), frames=st.integers(1, 9), seed=st.integers(0, 1000))
 def test_temporal_merging(name, score, ratio, frames, seed):
     method = REGISTRY[name](retention_ratio=ratio)
-    view = make_view(method, grid=(frames, 2, 3), seed=seed)
+    view = grid_view(method, grid=(frames, 2, 3), seed=seed)
     ours = view.tokens.reduce(method.reduce_grid(view)).as_frames().numpy()
     values = view.tokens.as_frames().double().numpy()
     assert np.allclose(ours, merged_frames(values, score(values), ratio), atol=1e-5)
@@ -62,7 +62,7 @@ def top_of_each_frame(scores: np.ndarray, ratio: float) -> list[int]:
 @given(ratio=st.floats(0.05, 0.95), seed=st.integers(0, 1000))
 def test_topic_keeps_what_cls_attends_to(ratio, seed):
     method = REGISTRY["topic"](retention_ratio=ratio)
-    view = make_view(method, seed=seed)
+    view = grid_view(method, seed=seed)
     scores = view.evidence[method.attention].reshape(6, 20).numpy()
     assert method.reduce_grid(view).anchor.tolist() == top_of_each_frame(scores, ratio)
     assert method.attention.layer == -2
@@ -73,7 +73,7 @@ def test_topic_keeps_what_cls_attends_to(ratio, seed):
 @given(ratio=st.floats(0.05, 0.95), seed=st.integers(0, 1000))
 def test_text_keeps_what_some_word_resembles(space, ratio, seed):
     method = REGISTRY["text"](retention_ratio=ratio, space=space)
-    view = make_view(method, seed=seed)
+    view = grid_view(method, seed=seed)
     tokens = view.evidence[TokenEmbeddings(space)].double().numpy()
     words = view.evidence[QuestionEmbeddings(space)].double().numpy()
     scores = np.array([max(x @ w / (np.linalg.norm(x) * np.linalg.norm(w)) for w in words) for x in tokens]).reshape(
@@ -85,7 +85,7 @@ def test_text_keeps_what_some_word_resembles(space, ratio, seed):
 
 def test_joint_keeps_a_sixteenth():
     temporal, spatial = REGISTRY["similarity"](retention_ratio=0.25), REGISTRY["text"](retention_ratio=0.25)
-    view = make_view(spatial, grid=(16, 8, 8))
+    view = grid_view(spatial, grid=(16, 8, 8))
     tokens = view.tokens.reduce(temporal.reduce_grid(view))
     view = type(view)(tokens, view.question, view.generator)
     assert tokens.reduce(spatial.reduce_grid(view)).num_tokens == 16 * 64 / 16
@@ -94,13 +94,13 @@ def test_joint_keeps_a_sixteenth():
 def test_one_frame_is_left_alone():
     for name in ("differential", "similarity"):
         method = REGISTRY[name](retention_ratio=0.25)
-        view = make_view(method, grid=(1, 2, 2))
+        view = grid_view(method, grid=(1, 2, 2))
         reduction = method.reduce_grid(view)
         assert (reduction.anchor.tolist(), reduction.merges) == ([0, 1, 2, 3], False)
 
 
 def test_random_budgets_are_nested():
-    views = [make_view(REGISTRY["random"](retention_ratio=r)) for r in (0.2, 0.5)]
+    views = [grid_view(REGISTRY["random"](retention_ratio=r)) for r in (0.2, 0.5)]
     small, large = (
         set(REGISTRY["random"](retention_ratio=r).reduce_grid(view).anchor.tolist())
         for r, view in zip((0.2, 0.5), views, strict=True)
@@ -110,7 +110,7 @@ def test_random_budgets_are_nested():
 
 def test_pool_averages_every_token_once():
     method = REGISTRY["pool"](retention_ratio=0.25)
-    view = make_view(method, grid=(2, 4, 4))
+    view = grid_view(method, grid=(2, 4, 4))
     ours = view.tokens.reduce(method.reduce_grid(view)).values.reshape(2, 2, 2, 8)
     images = view.tokens.values.reshape(2, 4, 4, 8).permute(0, 3, 1, 2)
     assert torch.allclose(ours, torch.nn.functional.avg_pool2d(images, 2).permute(0, 2, 3, 1), atol=1e-6)

@@ -1,3 +1,4 @@
+import inspect
 import json
 import multiprocessing
 import os
@@ -172,4 +173,4 @@ def test_the_spread_of_candidates_is_a_setting():
         numbers.append(clip.media[0].numbers)
     assert numbers == [(0, 81, 85, 89), (0, 29, 59, 89)]
     with pytest.raises(UserError, match=r"^data\.sampling is 'space', but must be one of time, number"):
-        QuestionData.__init__.__wrapped__(Fixed.__new__(Fixed), sampling="space")
+        inspect.unwrap(QuestionData.__init__)(Fixed.__new__(Fixed), sampling="space")

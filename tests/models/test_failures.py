@@ -1,5 +1,7 @@
-"""A method that raises ValueError, at whichever stage, fails the samples it raises for and no other."""
+"""A method that raises, at whichever stage, or decides what cannot be, fails those samples and no other."""
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -115,3 +117,63 @@ def test_a_method_that_cannot_say_where_it_acts_fails_every_sample(llava):
     answers = llava.answers(Pipeline((Aimless(retention_ratio=0.5),)))
     assert answers
     assert all("choosy cannot act on this medium: 3 layers are too many" in answer.error for answer in answers)
+
+
+def out_of_range(tokens: int) -> Reduction:
+    return Reduction.keep(torch.tensor([tokens]), tokens)
+
+
+def no_number(tokens: int) -> Reduction:
+    one = torch.tensor([0])
+    return Reduction.merge(one, one, one, torch.tensor([torch.nan]), tokens)
+
+
+def other_tokens(tokens: int) -> Reduction:
+    return Reduction.keep(torch.tensor([0]), tokens + 1)
+
+
+def nothing(tokens: int) -> None:
+    return None
+
+
+def crash(tokens: int) -> Reduction:
+    raise RuntimeError("a tensor of the wrong size\nand more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrong(GridReduction):
+    name: ClassVar[str] = "wrong"
+    decide: Callable[[int], Reduction | None]
+
+    def reduce_grid(self, view):
+        return self.decide(view.tokens.num_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrongInLayers(LayerReduction):
+    name: ClassVar[str] = "wrong"
+    decide: Callable[[int], Reduction | None]
+
+    def points(self, num_layers):
+        return [(1, "before_attention")]
+
+    def reduce_layer(self, view, state):
+        return self.decide(len(view.visual)), state
+
+
+WRONG = {
+    out_of_range: r"wrong cannot act on this medium: a reduction of \d+ tokens names token \d+",
+    no_number: "wrong cannot act on this medium: a reduction merges with a weight that is not finite",
+    other_tokens: r"wrong cannot act on this medium: a reduction of \d+ tokens was decided for \d+",
+    nothing: "wrong fails on this medium: AttributeError: ",
+    crash: "wrong fails on this medium: RuntimeError: a tensor of the wrong size$",
+}
+
+
+@pytest.mark.parametrize("method", [Wrong, WrongInLayers])
+@pytest.mark.parametrize("decide", WRONG, ids=lambda decide: decide.__name__)
+def test_a_wrong_decision_fails_the_sample_with_the_methods_name(llava, method, decide):
+    answers = llava.answers(Pipeline((method(retention_ratio=0.5, decide=decide),)), batch_size=4)
+    assert len(answers) == len(llava.samples())
+    for answer in answers:
+        assert re.match(WRONG[decide], answer.error)

@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import pytest
-
-from tests.models.conftest import by_tier
 import torch
 
+from tests.models.conftest import by_tier
 from tokenlab.compressors import REGISTRY, Pipeline
 from tokenlab.compressors.stages import CacheReduction, GridReduction, LayerReduction
 from tokenlab.errors import UserError

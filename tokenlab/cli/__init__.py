@@ -28,6 +28,7 @@ Look:
   doctor        which versions are here and which are tested; checks that tiny models still answer exactly
 
 Extend:
+  check         whether a compressor, yours too, keeps what all of them promise; `tokenlab compressors new` writes one
   shapes        rebuild the embedded model and the video world it was trained on
 
   COMMAND --help, --version
@@ -126,6 +127,12 @@ def _doctor(argv: list[str]) -> int:
     return show(argv)
 
 
+def _check(argv: list[str]) -> int:
+    from tokenlab.cli.commands.check import show
+
+    return show(argv)
+
+
 def _shapes(argv: list[str]) -> int:
     from tokenlab.cli.commands.shapes import show
 
@@ -141,6 +148,7 @@ _COMMANDS = {
     "profile": _profile,
     "bench": _bench,
     "doctor": _doctor,
+    "check": _check,
     "shapes": _shapes,
     "fit": _fit,
 }

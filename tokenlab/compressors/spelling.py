@@ -10,7 +10,7 @@ from typing import Any
 from tokenlab.compressors.base import REGISTRY, TokenCompressor
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.errors import UserError
-from tokenlab.schema.arguments import check_arguments, class_path, import_class, parameters, suggest
+from tokenlab.schema.arguments import check_arguments, import_class, import_path, parameters, suggest
 from tokenlab.schema.files import find_config, load_run_config, parse_yaml
 
 _SWEPT = "retention_ratio"
@@ -21,7 +21,8 @@ HALF = 0.5
 def parse_pipeline(text: str) -> Pipeline:
     """Builds a pipeline from text: `fastv@0.5`, `similarity@0.25+text@0.5`, or a list as in a config.
 
-    A name alone keeps half, or what the method's authors keep where the method knows that.
+    A name alone keeps half, or what the method's authors keep where the method knows that. A compressor that is not
+    registered is named by its place, `file.py:Class` or `package.module:Class`.
 
     Raises:
         UserError: In one line, for anything that cannot be.
@@ -40,10 +41,10 @@ def parse_pipeline(text: str) -> Pipeline:
 
 
 def _with_budget(step: str) -> str:
-    if step not in REGISTRY:
+    if "@" in step or not (step in REGISTRY or ":" in step):
         return step
     try:
-        REGISTRY[step]()  # pyright: ignore[reportCallIssue] - its authors name a budget, or there is none
+        find_compressor("pipeline", step)()  # pyright: ignore[reportCallIssue] - its authors name a budget, or there is none
     except (TypeError, ValueError):
         return f"{step}@{HALF}"
     return step
@@ -109,7 +110,7 @@ def _step(key: str, step: Any) -> tuple[str, type[TokenCompressor], dict[str, An
         cls, unknown = _import(key, step["class_path"]), set(step) - {"class_path", "init_args"}
     else:
         name, arguments = next(iter(step.items())) if isinstance(step, dict) and len(step) == 1 else _at(key, step)
-        cls, unknown = _find(key, name), ()
+        cls, unknown = find_compressor(key, name), ()
     if unknown or not (arguments is None or isinstance(arguments, dict)):
         raise UserError(f"{key}: a compressor is written as {_example()}, got {step!r}")
     return f"{key}.{name}", cls, dict(arguments or {})
@@ -119,16 +120,23 @@ def _at(key: str, step: Any) -> tuple[Any, dict[str, Any] | None]:
     """Name and arguments of a step that is written `name` or `name@retention_ratio`."""
     if not isinstance(step, str) or "@" not in step:
         return step, None
-    name, _, ratio = step.partition("@")
+    name, _, ratio = step.rpartition("@")
     try:
         return name, {_SWEPT: float(ratio)}
     except ValueError:
         raise UserError(f"{key}: {step!r} is written NAME@RATIO, with a number such as 0.5") from None
 
 
-def _find(key: str, name: Any) -> type[TokenCompressor]:
+def find_compressor(key: str, name: Any) -> type[TokenCompressor]:
+    """The class of a registered name, of `package.module:Class` or of `file.py:Class`.
+
+    Raises:
+        UserError: In one line with the key, if there is none.
+    """
     if not isinstance(name, str):
         raise UserError(f"{key}: a compressor is written as {_example()}, got {name!r}")
+    if ":" in name:  # a file's, or a package's
+        return _import(key, name)
     if name not in REGISTRY:
         raise UserError(
             f"{key}: no compressor is called {name!r}{suggest(name, REGISTRY)} (tokenlab compressors lists them)"
@@ -174,7 +182,7 @@ def _check(key: str, steps: list) -> list[dict[str, Any]]:
         Pipeline(compressors)
     except ValueError as error:
         raise UserError(f"{key}: {error}") from None
-    return [{"class_path": class_path(cls), "init_args": arguments} for _, cls, arguments in steps]
+    return [{"class_path": import_path(cls), "init_args": arguments} for _, cls, arguments in steps]
 
 
 def _build(key: str, cls: type[TokenCompressor], arguments: Mapping[str, Any]) -> TokenCompressor:

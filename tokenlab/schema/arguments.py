@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import importlib
+import importlib.util
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from tokenlab.errors import UserError
@@ -20,16 +24,35 @@ def suggest(name: object, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
+_FILES: dict[str, str] = {}
+"""Files that were run as modules, by the name of the module."""
+
+
 def class_path(cls: type) -> str:
-    """Where a class is imported from."""
+    """Where a class is imported from, as a config says it: `package.module.Class`, or `/path/to/file.py:Class`."""
+    return as_written(import_path(cls))
+
+
+def import_path(cls: type) -> str:
+    """Where this process imports a class from: `package.module.Class`, whatever file it came from."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+def as_written(path: str) -> str:
+    """An import path as a config of another process may say it; any other text as it is."""
+    module, _, name = path.partition(".")
+    return f"{_FILES[module]}:{name}" if module in _FILES else path
+
+
 def import_class(key: str, path: Any, base: type) -> type:
-    """The class at an import path, if it is one of the kind that is asked for there."""
-    module, _, name = str(path).rpartition(".")
+    """The class at `package.module.Class`, `package.module:Class` or `file.py:Class`, if it is of the kind asked for.
+
+    Raises:
+        UserError: With the key, if there is no such class, or its module raises.
+    """
+    module, _, name = str(path).rpartition(":" if ":" in str(path) else ".")
     try:
-        cls = getattr(importlib.import_module(module), name)
+        cls = getattr(_import_file(Path(module)) if module.endswith(".py") else importlib.import_module(module), name)
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
     except (ImportError, AttributeError, ValueError) as error:
@@ -41,6 +64,26 @@ def import_class(key: str, path: Any, base: type) -> type:
     if inspect.isabstract(cls) or cls is base:
         raise UserError(f"{key}: class_path {path!r} is abstract: it is a kind of {base.__name__}, not one of them")
     return cls
+
+
+def _import_file(file: Path) -> types.ModuleType:
+    """Runs a file once, as a module whose name no other file's has."""
+    path = str(file.resolve())
+    stem = file.stem if file.stem.isidentifier() else "file"
+    name = f"{stem}_{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    if not file.is_file():
+        raise ImportError(f"there is no file {file}")
+    spec: Any = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    _FILES[name] = path
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name], _FILES[name]
+        raise
+    return module
 
 
 def parameters(cls: type) -> dict[str, inspect.Parameter]:

@@ -42,8 +42,8 @@ def load_plugins(group: str, registry: dict[str, Any]) -> None:
 
 
 def package(cls: type) -> str:
-    """The top-level package that a class belongs to."""
-    return cls.__module__.partition(".")[0]
+    """The top-level package that a class belongs to, or the file."""
+    return class_path(cls).rpartition(":")[0] or cls.__module__.partition(".")[0]
 
 
 def _refuse_abstract(classes: dict[str, type]) -> None:

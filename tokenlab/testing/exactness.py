@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tokenlab.compressors import REGISTRY, Pipeline
+from tokenlab.compressors import REGISTRY, Pipeline, TokenCompressor
 from tokenlab.models.encode_cache import EncodeCache
 from tokenlab.models.families.support import why_unsupported
 from tokenlab.models.mllm import LoadedModel
@@ -63,6 +63,26 @@ def check_exactness(name: str, loaded: LoadedModel) -> Iterator[Check]:
     pruned = Pipeline((REGISTRY["random"](retention_ratio=0.2),))
     answers = [loaded.generate([request])[0].ids for request in _requests(loaded, pruned)]
     yield Check(name, "pruning is noticed", "" if answers != plain else "no answer changes when tokens go")
+
+
+def check_method(name: str, method: TokenCompressor, loaded: LoadedModel) -> Iterator[Check]:
+    """Checks a compressor on a tiny model: it answers, in every batch the same; switched off, it changes nothing."""
+    if reason := why_unsupported(loaded.family, method):
+        yield Check(name, f"refused, since {reason}")
+        return
+
+    def answers(pipeline: Pipeline, batch_size: int) -> list[tuple[str, tuple[int, ...], str]]:
+        batched = replace(loaded, settings=replace(loaded.settings, batch_size=batch_size))
+        found = batched.answer(video_clips(), pipeline, EncodeCache(pipeline.needs()))
+        return sorted((answer.sample.uid, tuple(answer.ids), answer.error or "") for answer in found)
+
+    alone = answers(Pipeline((method,)), 1)
+    errors = {error for _, _, error in alone if error}
+    yield Check(name, "answers", "; ".join(sorted(errors)))
+    same = alone == answers(Pipeline((method,)), 4)
+    yield Check(name, "answers in a batch as alone", "" if same else "some answers differ")
+    off = answers(Pipeline((replace(method, retention_ratio=1.0),)), 1) == answers(Pipeline(), 1)
+    yield Check(name, "at retention_ratio 1 answers as the untouched model", "" if off else "some answers differ")
 
 
 def _requests(loaded: LoadedModel, pipeline: Pipeline) -> list[Request]:

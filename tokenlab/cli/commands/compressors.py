@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tokenlab.cli.commands.new import new
 from tokenlab.cli.commands.options import Parser
 from tokenlab.compressors import (
     REGISTRY,
@@ -27,8 +28,9 @@ from tokenlab.report.console import Terminal
 from tokenlab.schema.arguments import describe, hints, parameters, suggest
 
 HELP = """usage: tokenlab compressors [NAME] [--stage STAGE] [--json]
+       tokenlab compressors new NAME --stage STAGE [--folder FOLDER]
 
-Lists the compressors, or shows one in full.
+Lists the compressors, or shows one in full; `new` writes a file that holds one of yours, and its test.
 
   --stage STAGE  those that act there alone: frames, tower, grid, layers or cache
   --json         what is known of each, for programs"""
@@ -39,6 +41,8 @@ SEES_QUESTION = (QuestionEmbeddings, FrameScores, LayerAttention, StepAttention)
 
 def show(argv: list[str]) -> int:
     """Prints the table of all compressors, or the page of one."""
+    if argv[:1] == ["new"]:
+        return new(argv[1:])
     parser = Parser(add_help=False)
     parser.add_argument("name", nargs="?")
     parser.add_argument("--stage", choices=[stage.stage for stage in STAGES])

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from tokenlab.schema.arguments import as_written
+
 
 def dump(config: Mapping[str, Any]) -> str:
     r"""Writes a config as YAML; what YAML has no word for is written as its text, an enum as its value.
@@ -33,4 +35,5 @@ def _as_plain(dumper: yaml.SafeDumper, value: Any) -> yaml.Node:
     return dumper.represent_str(str(value))
 
 
+_Dumper.add_representer(str, lambda dumper, text: dumper.represent_str(as_written(text)))
 _Dumper.add_multi_representer(object, _as_plain)

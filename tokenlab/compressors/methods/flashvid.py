@@ -122,13 +122,13 @@ class FlashVid(TwoStage, name="flashvid"):
     ) -> Reduction:
         """Trees of tokens that repeat those of the frame before, and then so many clusters of a frame's roots."""
         trees, frame = self._trees(scene, is_left, count)
-        share = count * len(scene) / max(1, trees.num_outputs)
-        if share >= 1:
+        wanted = count * len(scene)
+        if wanted >= trees.num_outputs:
             return trees
         values, parts = trees.apply(scene.flatten(0, 1)), []
         for number in range(len(scene)):
             index = (frame == number).nonzero()[:, 0]
-            if clusters := math.ceil(len(index) * share):
+            if clusters := -(-len(index) * wanted // trees.num_outputs):  # rounded up, without an error in the quotient
                 centres, label = cluster(values[index], clusters, min(clusters, NEIGHBOURS), self.noise, generator)
                 parts.append((means(centres, label), index))
         if not parts:

@@ -114,7 +114,7 @@ class PromptState:
                 key = ("layers", place, number)
                 with failing_sample(method.name):
                     decision, self.states[key] = method.reduce_layer(view, self.states.get(key))
-                    decisions.append(decision.settle(method.order))
+                    decisions.append(decision.settle(method.order, tokens.num_tokens))
             applied = AppliedReduction(
                 "layers", method.name, number, decisions[-1], layer, drops_separators=method.separators == "drop"
             )

@@ -110,7 +110,7 @@ class VisibleTokens:
         key = ("cache", place, number)
         with failing_sample(method.name):
             decision, prompt.states[key] = method.reduce_cache(view, prompt.states.get(key))
-            return decision.settle(method.order).anchor
+            return decision.settle(method.order, len(view.visual)).anchor
 
     def _evidence(self, prompt: PromptState, attention: Float[Tensor, " k"], index: int) -> dict[Evidence, Tensor]:
         """The attention in the layer before, at the tokens which a layer's cache holds."""

@@ -49,7 +49,7 @@ def select_from_media(
             seconds = torch.from_numpy(frames.seconds)
             view = FrameView(len(frames.numbers), seconds, sample.question, evidence, generator)
             with failing_sample(method.name):
-                chosen = method.select_frames(view).settle(method.order)
+                chosen = method.select_frames(view).settle(method.order, view.num_frames)
             media[number] = frames.at(chosen.anchor.numpy())
             trace += Trace(reductions=(AppliedReduction("frames", method.name, number, chosen),))
     return media, trace

@@ -53,7 +53,7 @@ def reduce_on_grid(
                 continue
             view = GridView(tokens, question, noise.generator(place, number, "grid"))
             with failing_sample(method.name):
-                decided.append(method.reduce_grid(view).settle(method.order))
+                decided.append(method.reduce_grid(view).settle(method.order, tokens.num_tokens))
         before = projector if method.merges_before_projector else None
         media = [_apply(decision, tokens, before) for tokens, decision in zip(media, decided, strict=True)]
         decisions.append((method, decided))

@@ -1,0 +1,120 @@
+"""What is promised on the token grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tokenlab.compressors.stages import GridReduction
+from tokenlab.reduction import Reduction
+from tokenlab.testing.promises.base import DTYPES, RATIOS, Build, Largest, expect, expect_count, on_drawn, promise
+from tokenlab.testing.views import cast, grid_view
+
+
+@promise(GridReduction, drawn=True)
+def meets_its_budget(build: Build) -> None:
+    """By its own rounding, on grids of any size."""
+
+    @on_drawn(ratio=RATIOS, frames=st.integers(1, 7), rows=st.integers(1, 5), columns=st.integers(1, 5))
+    def _(ratio: float, frames: int, rows: int, columns: int) -> None:
+        method: Any = build(ratio)
+        view = grid_view(method, (frames, rows, columns))
+        reduction = method.reduce_grid(view).check()
+        expect(reduction.num_inputs == view.tokens.num_tokens, "num_inputs is not how many tokens there are")
+        expect_count(method, reduction.num_outputs, [rows * columns] * frames)
+
+
+@promise(GridReduction, drawn=True)
+def meets_its_budget_on_mosaics(build: Build) -> None:
+    """Frames of several shapes; and of those some tokens, where the method does not need them all."""
+    if build(0.5).temporal:  # frames of a video are of one shape
+        return
+
+    @on_drawn(ratio=RATIOS, shapes=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=5))
+    def _(ratio: float, shapes: list[tuple[int, int]]) -> None:
+        method: Any = build(ratio)
+        whole = grid_view(method, (len(shapes), 5, 5), seed=len(shapes))
+        frame, row, column = whole.tokens.places.unbind(1)
+        rows, columns = torch.tensor(shapes)[frame].unbind(1)
+        left = (row < rows) & (column < columns)
+        if not method.needs_full_grid:
+            left &= (torch.rand(len(left), generator=torch.Generator().manual_seed(0)) < 0.7) | ((row + column) == 0)
+        tokens = whole.tokens.reduce(Reduction.keep(left.nonzero()[:, 0], len(left)))
+        reduction = method.reduce_grid(replace(whole, tokens=tokens)).settle(method.order)
+        expect_count(method, reduction.num_outputs, tokens.frame.unique(return_counts=True)[1].tolist())
+        if method.budget_unit == "frame":
+            frames = tokens.reduce(reduction).frame.unique().tolist()
+            expect(frames == list(range(len(shapes))), "its budget_unit is frame, but a frame loses all of its tokens")
+
+
+@promise(GridReduction)
+def leaves_whole_frames_where_it_says_so(build: Build) -> None:
+    """And only there."""
+    method: Any = build(0.4)
+    view = grid_view(method)
+    counts = view.tokens.reduce(method.reduce_grid(view)).frame.unique(return_counts=True)[1]
+    if method.leaves_full_grid:
+        expect(bool((counts == 20).all()), "leaves_full_grid is set, but frames lose some of their tokens")
+    else:
+        some = (len(counts) == 6 and bool((counts == 20).all())) or not (counts == 20).all()
+        expect(bool(some), "only whole frames go: set leaves_full_grid")
+
+
+@promise(GridReduction)
+def works_in_half_precision_and_leaves_its_input_alone(build: Build) -> None:
+    """In bfloat16 and float16."""
+    method: Any = build(0.4)
+    for dtype in DTYPES:
+        view = cast(grid_view(method), dtype)
+        before = view.tokens.values.clone()
+        reduced = view.tokens.reduce(method.reduce_grid(view).check())
+        expect(torch.equal(view.tokens.values, before), f"in {dtype} it changes the tokens it was given")
+        expect(bool(torch.isfinite(reduced.values).all()), f"in {dtype} reduced tokens are not finite")
+
+
+EXTREMES: dict[str, Callable[[Tensor], Tensor]] = {
+    "constant": torch.ones_like,
+    "zero": torch.zeros_like,
+    "huge": lambda values: values * 1e18,
+    "equal in every frame": lambda values: values[:, :1, :1].expand_as(values),
+}
+"""Tokens in which there is nothing to tell apart, or too much."""
+
+
+@promise(GridReduction)
+def leaves_finite_tokens_of_extreme_ones(build: Build) -> None:
+    """Constant, duplicate, zero, huge and single ones."""
+    method: Any = build(0.4)
+    for kind, change in EXTREMES.items():
+        for grid in ((1, 1, 1), (4, 3, 4)):
+            view = grid_view(method, grid)
+            values = change(view.tokens.values.reshape(*grid, -1)).flatten(0, 2)
+            same = {need: values if value is view.tokens.values else value for need, value in view.evidence.items()}
+            tokens = replace(view.tokens, values=values, evidence=same)
+            reduction = method.reduce_grid(replace(view, tokens=tokens)).settle(method.order)
+            finite = torch.isfinite(reduction.weight).all() and torch.isfinite(reduction.apply(values)).all()
+            expect(bool(finite), f"tokens that are {kind}, on a grid of {grid}, become infinite or no number")
+            expect_count(method, reduction.num_outputs, [grid[1] * grid[2]] * grid[0])
+
+
+MANY, VERY_MANY = (64, 8, 8), (512, 14, 14)
+
+
+@promise(GridReduction)
+def compares_no_pairs_of_all_tokens(build: Build) -> None:
+    """Nothing of n x n for the n tokens of a medium; and then 100,000 tokens."""
+    method: Any = build(0.25)
+    if method.all_pairs:
+        return
+    for grid in (MANY, VERY_MANY):
+        view = grid_view(method, grid)
+        with Largest() as largest:
+            method.reduce_grid(view)
+        most = math.prod(grid) ** 2 // 8
+        expect(largest.size < most, f"{math.prod(grid)} tokens make a tensor of {largest.size}: set all_pairs")
