@@ -11,6 +11,7 @@ from tokenlab.compressors import methods
 from tokenlab.compressors.base import (
     REGISTRY,
     BudgetUnit,
+    Preference,
     ReductionKind,
     SampleNoise,
     State,
@@ -110,6 +111,7 @@ __all__ = [
     "NormedHidden",
     "Pipeline",
     "PoolingAttention",
+    "Preference",
     "ProjectorInput",
     "QuestionEmbeddings",
     "Reduction",

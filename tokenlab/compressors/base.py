@@ -26,6 +26,10 @@ State = Any
 ReductionKind = Literal["prune", "merge", "both"]
 """Whether tokens go or become one."""
 
+Preference = Literal["attention", "novelty", "diversity", "text", "unlike text"]
+"""What a token must have to survive: attention it receives; being unlike what was there a frame before, or unlike all
+others; likeness to the question, or the opposite, which is what some released code keeps."""
+
 BudgetUnit = Literal["frame", "frames", "medium", "layers", "none"]
 """In what a ratio is met: the tokens of each frame, the frames of a video, the tokens of a medium, the tokens that the
 LLM's last layer reads; `none`: a method has no ratio but 1, which switches it off."""
@@ -74,6 +78,8 @@ class TokenCompressor(ABC):
     lowest_ratio: ClassVar[float] = 0.0
     """The share of frames that the method must leave whole, below which it has no budget to give."""
     budget_unit: ClassVar[BudgetUnit] = "frame"
+    prefers: ClassVar[tuple[Preference, ...]] = ()
+    """What a token must have to survive, each by itself; nothing for what chooses without looking."""
     data_decides: ClassVar[bool] = False
     """Whether what the method sees decides how many tokens are left, ratio or not."""
     all_pairs: ClassVar[bool] = False

@@ -94,14 +94,15 @@ Keys = Callable[[Float[Tensor, "h s d"], Float[Tensor, "g s d"]], None]
 """Changes queries and keys in place."""
 
 
-def of_llm(method: LayerReduction, length: int, drawn: torch.Generator, dtype: torch.dtype, change: Keys | None = None):
-    """Whatever a method asks for of the LLM, for a sequence of so many tokens."""
-    query, key = torch.randn(2, HEADS, length, WIDTH, generator=drawn).to(dtype)
+def of_llm(
+    method: LayerReduction, hidden: Float[Tensor, "s d"], drawn: torch.Generator, change: Keys | None = None
+) -> dict[Evidence, Any]:
+    """Whatever a method asks for of the LLM that reads this sequence; attention is drawn."""
+    query, key = torch.randn(2, HEADS, len(hidden), WIDTH, generator=drawn).to(hidden.dtype)
     if change is not None:
         change(query, key[: HEADS // 2])
-    hidden = torch.randn(length, WIDTH, generator=drawn).to(dtype)
     attention = Attention.of(query, key[: HEADS // 2], WIDTH**-0.5)
-    found = {need: attention for need in method.needs() if need.axes == "attention"}
+    found: dict[Evidence, Any] = {need: attention for need in method.needs() if need.axes == "attention"}
     return {**found, **{need: hidden for need in method.needs() if need.axes == "s d"}}
 
 
@@ -134,17 +135,18 @@ def through_layers(
         length = before + len(left) + after
         visual = torch.arange(before, length - after)
         text = torch.randn(before + after, WIDTH, generator=drawn).to(dtype)
+        hidden = torch.cat([text[:before], values, text[before:]])
         edit = None if change is None else lambda query, key, visual=visual, left=left: change(query, key, visual, left)
         view = LayerView(
             layer=layer,
             num_layers=num_layers,
             moment=moment,
-            hidden=torch.cat([text[:before], values, text[before:]]),
+            hidden=hidden,
             visual=visual,
             medium=VisualTokens(values[:, :0], places[left], grid, tag=tag),
             initial=initial,
             text_after=(length - after, length),
-            evidence=of_llm(method, length, drawn, dtype, edit),
+            evidence=of_llm(method, hidden, drawn, edit),
             generator=generator_at(f"layer {layer}"),
         )
         reduction, state = method.reduce_layer(view, state)

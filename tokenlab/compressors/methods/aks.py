@@ -7,7 +7,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenlab.compressors import CountedFrames, Evidence, FrameScores, FrameView, Reduction, Space, top
+from tokenlab.compressors import (
+    CountedFrames,
+    Evidence,
+    FrameScores,
+    FrameView,
+    Preference,
+    Reduction,
+    Space,
+    top,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +39,7 @@ class Aks(CountedFrames, name="aks"):
     paper: ClassVar[str] = "arXiv 2502.21271"
     venue: ClassVar[str] = "CVPR 2025"
     licence: ClassVar[str] = "none found"
+    prefers: ClassVar[tuple[Preference, ...]] = ("text",)
 
     def needs(self) -> frozenset[Evidence]:
         """How well each frame fits the question."""

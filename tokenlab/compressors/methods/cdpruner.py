@@ -14,6 +14,7 @@ from tokenlab.compressors import (
     CountedTokens,
     Evidence,
     FramesView,
+    Preference,
     QuestionEmbeddings,
     Reduction,
     TokenEmbeddings,
@@ -30,6 +31,7 @@ class CdPruner(CountedTokens, name="cdpruner"):
     paper: ClassVar[str] = "arXiv 2506.10967"
     venue: ClassVar[str] = "NeurIPS 2025"
     licence: ClassVar[str] = "Apache-2.0"
+    prefers: ClassVar[tuple[Preference, ...]] = ("unlike text", "diversity")
     patches: ClassVar[Evidence] = TokenEmbeddings("clip", layer=-2)
     words: ClassVar[Evidence] = QuestionEmbeddings("clip")
 

@@ -17,6 +17,7 @@ from tokenlab.compressors import (
     LayerView,
     Moment,
     NormedHidden,
+    Preference,
     Reduction,
     Separators,
     State,
@@ -45,6 +46,7 @@ class Dart(LayerReduction, name="dart"):
     paper: ClassVar[str] = "arXiv 2502.11494"
     venue: ClassVar[str] = "EMNLP 2025"
     licence: ClassVar[str] = "Apache-2.0"
+    prefers: ClassVar[tuple[Preference, ...]] = ("diversity",)
     has_native_budget: ClassVar[bool] = True
     attention: ClassVar[Evidence] = LayerAttention()
     normed: ClassVar[Evidence] = NormedHidden()

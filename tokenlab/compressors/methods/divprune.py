@@ -5,7 +5,15 @@ from typing import ClassVar, Literal
 
 from torch.nn.functional import normalize
 
-from tokenlab.compressors import BudgetUnit, GridReduction, GridView, Reduction, budget, max_min
+from tokenlab.compressors import (
+    BudgetUnit,
+    GridReduction,
+    GridView,
+    Preference,
+    Reduction,
+    budget,
+    max_min,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +25,7 @@ class DivPrune(GridReduction, name="divprune"):
     paper: ClassVar[str] = "arXiv 2503.02175"
     venue: ClassVar[str] = "CVPR 2025"
     licence: ClassVar[str] = "CC-BY-NC-4.0"
+    prefers: ClassVar[tuple[Preference, ...]] = ("diversity",)
     budget_unit: ClassVar[BudgetUnit] = "medium"
     all_pairs: ClassVar[bool] = True
 

@@ -12,6 +12,7 @@ from tokenlab.compressors import (
     BudgetUnit,
     GridReduction,
     GridView,
+    Preference,
     Reduction,
     budget,
     neighbour_cosine,
@@ -36,6 +37,7 @@ class Dtd(GridReduction, name="dtd"):
     paper: ClassVar[str] = "arXiv 2504.17343"
     venue: ClassVar[str] = "2025"
     licence: ClassVar[str] = "BSD-3-Clause"
+    prefers: ClassVar[tuple[Preference, ...]] = ("novelty",)
     budget_unit: ClassVar[BudgetUnit] = "medium"
     temporal: ClassVar[bool] = True
     needs_full_grid: ClassVar[bool] = True

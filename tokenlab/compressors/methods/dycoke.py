@@ -15,6 +15,7 @@ from tokenlab.compressors import (
     Evidence,
     GridReduction,
     GridView,
+    Preference,
     Reduction,
     State,
     StepAttention,
@@ -47,6 +48,7 @@ class DyCoke(GridReduction, CacheReduction, name="dycoke"):
     paper: ClassVar[str] = "arXiv 2411.15024"
     venue: ClassVar[str] = "CVPR 2025"
     licence: ClassVar[str] = "Apache-2.0"
+    prefers: ClassVar[tuple[Preference, ...]] = ("novelty",)
     order: ClassVar[Literal["raster", "rank"]] = "rank"
     temporal: ClassVar[bool] = True
     needs_full_grid: ClassVar[bool] = True

@@ -6,7 +6,15 @@ from typing import ClassVar
 
 import torch
 
-from tokenlab.compressors import BudgetUnit, GridReduction, GridView, Reduction, neighbour_cosine, top
+from tokenlab.compressors import (
+    BudgetUnit,
+    GridReduction,
+    GridView,
+    Preference,
+    Reduction,
+    neighbour_cosine,
+    top,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +24,7 @@ class Evs(GridReduction, name="evs"):
     paper: ClassVar[str] = "arXiv 2510.14624"
     venue: ClassVar[str] = "2025"
     licence: ClassVar[str] = "Apache-2.0, with a notice of NVIDIA"
+    prefers: ClassVar[tuple[Preference, ...]] = ("novelty",)
     budget_unit: ClassVar[BudgetUnit] = "medium"
     temporal: ClassVar[bool] = True
     needs_full_grid: ClassVar[bool] = True

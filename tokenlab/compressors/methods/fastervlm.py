@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from tokenlab.compressors import CountedTokens, Evidence, FramesView, Reduction, TowerAttention, top
+from tokenlab.compressors import (
+    CountedTokens,
+    Evidence,
+    FramesView,
+    Preference,
+    Reduction,
+    TowerAttention,
+    top,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +28,7 @@ class FasterVlm(CountedTokens, name="fastervlm"):
     paper: ClassVar[str] = "arXiv 2412.01818"
     venue: ClassVar[str] = "2024"
     licence: ClassVar[str] = "Apache-2.0"
+    prefers: ClassVar[tuple[Preference, ...]] = ("attention",)
 
     @property
     def attention(self) -> Evidence:

@@ -10,6 +10,7 @@ from tokenlab.compressors import (
     LayerReduction,
     LayerView,
     Moment,
+    Preference,
     Reduction,
     Separators,
     State,
@@ -32,6 +33,7 @@ class FastV(LayerReduction, name="fastv"):
     paper: ClassVar[str] = "arXiv 2403.06764"
     venue: ClassVar[str] = "ECCV 2024"
     licence: ClassVar[str] = "none found"
+    prefers: ClassVar[tuple[Preference, ...]] = ("attention",)
     attention: ClassVar[Evidence] = LayerAttention()
 
     def points(self, num_layers: int) -> Sequence[tuple[int, Moment]]:

@@ -18,6 +18,7 @@ from tokenlab.compressors import (
     GridReduction,
     GridView,
     PoolingAttention,
+    Preference,
     Reduction,
     ReductionKind,
     blend,
@@ -55,6 +56,7 @@ class FastVid(GridReduction, name="fastvid"):
     paper: ClassVar[str] = "arXiv 2503.11187"
     venue: ClassVar[str] = "NeurIPS 2025"
     licence: ClassVar[str] = "MIT"
+    prefers: ClassVar[tuple[Preference, ...]] = ("attention",)
     kind: ClassVar[ReductionKind] = "both"
     budget_unit: ClassVar[BudgetUnit] = "medium"
     data_decides: ClassVar[bool] = True  # how the video falls into segments

@@ -13,6 +13,7 @@ from tokenlab.compressors import (
     LayerReduction,
     LayerView,
     Moment,
+    Preference,
     Reduction,
     Separators,
     State,
@@ -42,6 +43,7 @@ class Feather(LayerReduction, name="feather"):
     paper: ClassVar[str] = "arXiv 2412.13180"
     venue: ClassVar[str] = "ICCV 2025"
     licence: ClassVar[str] = "MIT"
+    prefers: ClassVar[tuple[Preference, ...]] = ("attention",)
     has_native_budget: ClassVar[bool] = True
     attention: ClassVar[Evidence] = LayerAttention(rotary=False)
 

@@ -17,6 +17,7 @@ from tokenlab.compressors import (
     LayerReduction,
     LayerView,
     Moment,
+    Preference,
     Reduction,
     Separators,
     State,
@@ -39,6 +40,7 @@ class FitPrune(LayerReduction, name="fitprune"):
     paper: ClassVar[str] = "arXiv 2409.10197"
     venue: ClassVar[str] = "AAAI 2025"
     licence: ClassVar[str] = "that of the model it is built on"
+    prefers: ClassVar[tuple[Preference, ...]] = ("attention",)
     budget_unit: ClassVar[BudgetUnit] = "none"
     has_native_budget: ClassVar[bool] = True
     attention: ClassVar[Evidence] = LayerAttention()

@@ -19,6 +19,7 @@ from tokenlab.compressors import (
     LayerAttention,
     LayerView,
     Moment,
+    Preference,
     Reduction,
     ReductionKind,
     State,
@@ -67,6 +68,7 @@ class FlashVid(TwoStage, name="flashvid"):
     paper: ClassVar[str] = "arXiv 2602.08024"
     venue: ClassVar[str] = "ICLR 2026"
     licence: ClassVar[str] = "MIT"
+    prefers: ClassVar[tuple[Preference, ...]] = ("attention", "diversity")
     kind: ClassVar[ReductionKind] = "both"
     in_tower: ClassVar[Evidence] = TowerAttention(layer=-1, query="mean")
     in_llm: ClassVar[Evidence] = LayerAttention()

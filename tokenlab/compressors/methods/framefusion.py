@@ -15,6 +15,7 @@ from tokenlab.compressors import (
     LayerReduction,
     LayerView,
     Moment,
+    Preference,
     Reduction,
     ReductionKind,
     Separators,
@@ -59,6 +60,7 @@ class FrameFusion(LayerReduction, name="framefusion"):
     paper: ClassVar[str] = "arXiv 2501.01986"
     venue: ClassVar[str] = "ICCV 2025"
     licence: ClassVar[str] = "MIT"
+    prefers: ClassVar[tuple[Preference, ...]] = ("novelty", "attention")
     kind: ClassVar[ReductionKind] = "both"
     has_native_budget: ClassVar[bool] = True
     attention: ClassVar[Evidence] = LayerAttention()

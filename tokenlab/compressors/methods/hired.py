@@ -15,6 +15,7 @@ from tokenlab.compressors import (
     Evidence,
     GridReduction,
     GridView,
+    Preference,
     Reduction,
     TowerAttention,
     top,
@@ -36,6 +37,7 @@ class HiRed(GridReduction, name="hired"):
     paper: ClassVar[str] = "arXiv 2408.10945"
     venue: ClassVar[str] = "AAAI 2025"
     licence: ClassVar[str] = "MIT"
+    prefers: ClassVar[tuple[Preference, ...]] = ("attention",)
     budget_unit: ClassVar[BudgetUnit] = "medium"
     data_decides: ClassVar[bool] = True  # how the budget falls on tiles
     early: ClassVar[Evidence] = TowerAttention(layer=0, query="cls")

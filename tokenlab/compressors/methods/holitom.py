@@ -19,6 +19,7 @@ from tokenlab.compressors import (
     LayerAttention,
     LayerView,
     Moment,
+    Preference,
     Reduction,
     ReductionKind,
     State,
@@ -58,6 +59,7 @@ class HoliTom(TwoStage, name="holitom"):
     paper: ClassVar[str] = "arXiv 2505.21334"
     venue: ClassVar[str] = "NeurIPS 2025"
     licence: ClassVar[str] = "Apache-2.0"
+    prefers: ClassVar[tuple[Preference, ...]] = ("attention",)
     kind: ClassVar[ReductionKind] = "both"
     order: ClassVar[Literal["raster", "rank"]] = "rank"
     all_pairs: ClassVar[bool] = True

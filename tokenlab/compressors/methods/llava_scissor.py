@@ -12,7 +12,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tokenlab.compressors import BudgetUnit, GridReduction, GridView, Reduction, ReductionKind, components, means
+from tokenlab.compressors import (
+    BudgetUnit,
+    GridReduction,
+    GridView,
+    Preference,
+    Reduction,
+    ReductionKind,
+    components,
+    means,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +40,7 @@ class LlavaScissor(GridReduction, name="llava_scissor"):
     paper: ClassVar[str] = "arXiv 2506.21862"
     venue: ClassVar[str] = "2025"
     licence: ClassVar[str] = "none found"
+    prefers: ClassVar[tuple[Preference, ...]] = ("diversity",)
     kind: ClassVar[ReductionKind] = "merge"
     order: ClassVar[Literal["raster", "rank"]] = "rank"
     budget_unit: ClassVar[BudgetUnit] = "none"

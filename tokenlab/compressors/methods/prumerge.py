@@ -16,6 +16,7 @@ from tokenlab.compressors import (
     Evidence,
     FramesView,
     FrameWise,
+    Preference,
     Reduction,
     ReductionKind,
     TowerAttention,
@@ -47,6 +48,7 @@ class PruMerge(FrameWise, name="prumerge"):
     paper: ClassVar[str] = "arXiv 2403.15388"
     venue: ClassVar[str] = "ICCV 2025"
     licence: ClassVar[str] = "Apache-2.0"
+    prefers: ClassVar[tuple[Preference, ...]] = ("attention",)
     kind: ClassVar[ReductionKind] = "both"
     order: ClassVar[Literal["raster", "rank"]] = "rank"
     has_native_budget: ClassVar[bool] = True

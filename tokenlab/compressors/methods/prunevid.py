@@ -22,6 +22,7 @@ from tokenlab.compressors import (
     LayerReduction,
     LayerView,
     Moment,
+    Preference,
     Reduction,
     ReductionKind,
     State,
@@ -62,6 +63,7 @@ class PruneVid(GridReduction, LayerReduction, name="prunevid"):
     paper: ClassVar[str] = "arXiv 2412.16117"
     venue: ClassVar[str] = "ACL 2025 Findings"
     licence: ClassVar[str] = "CC-BY-NC-SA-4.0"
+    prefers: ClassVar[tuple[Preference, ...]] = ("novelty", "attention")
     kind: ClassVar[ReductionKind] = "both"
     order: ClassVar[Literal["raster", "rank"]] = "rank"
     budget_unit: ClassVar[BudgetUnit] = "none"

@@ -13,6 +13,7 @@ from tokenlab.compressors import (
     LayerReduction,
     LayerView,
     Moment,
+    Preference,
     Reduction,
     Separators,
     State,
@@ -40,6 +41,7 @@ class PyramidDrop(LayerReduction, name="pyramiddrop"):
     paper: ClassVar[str] = "arXiv 2410.17247"
     venue: ClassVar[str] = "CVPR 2025"
     licence: ClassVar[str] = "MIT"
+    prefers: ClassVar[tuple[Preference, ...]] = ("attention",)
     has_native_budget: ClassVar[bool] = True
     attention: ClassVar[Evidence] = LayerAttention(layer="next")
 

@@ -9,7 +9,15 @@ from typing import ClassVar, Literal
 import torch
 from torch.nn.functional import normalize
 
-from tokenlab.compressors import CountedTokens, Evidence, FramesView, Reduction, TowerAttention, TowerFeatures
+from tokenlab.compressors import (
+    CountedTokens,
+    Evidence,
+    FramesView,
+    Preference,
+    Reduction,
+    TowerAttention,
+    TowerFeatures,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +34,7 @@ class Scope(CountedTokens, name="scope"):
     paper: ClassVar[str] = "arXiv 2510.24214"
     venue: ClassVar[str] = "NeurIPS 2025"
     licence: ClassVar[str] = "none found"
+    prefers: ClassVar[tuple[Preference, ...]] = ("attention",)
     attention: ClassVar[Evidence] = TowerAttention(layer=-2, query="cls")
     features: ClassVar[Evidence] = TowerFeatures(layer=-2)
 

@@ -7,6 +7,7 @@ from tokenlab.compressors import (
     BudgetUnit,
     GridReduction,
     GridView,
+    Preference,
     Reduction,
     ReductionKind,
     budget,
@@ -24,6 +25,7 @@ class Similarity(GridReduction, name="similarity"):
     paper: ClassVar[str] = "arXiv 2501.17391"
     venue: ClassVar[str] = "2025"
     licence: ClassVar[str] = "no code"
+    prefers: ClassVar[tuple[Preference, ...]] = ("novelty",)
     kind: ClassVar[ReductionKind] = "merge"
     budget_unit: ClassVar[BudgetUnit] = "frames"
     temporal: ClassVar[bool] = True

@@ -16,6 +16,7 @@ from tokenlab.compressors import (
     LayerReduction,
     LayerView,
     Moment,
+    Preference,
     Reduction,
     ReductionKind,
     Separators,
@@ -56,6 +57,7 @@ class SparseVlm(LayerReduction, name="sparsevlm"):
     paper: ClassVar[str] = "arXiv 2410.04417"
     venue: ClassVar[str] = "ICML 2025"
     licence: ClassVar[str] = "Apache-2.0"
+    prefers: ClassVar[tuple[Preference, ...]] = ("attention",)
     kind: ClassVar[ReductionKind] = "both"
     order: ClassVar[Literal["raster", "rank"]] = "rank"
     has_native_budget: ClassVar[bool] = True

@@ -19,6 +19,7 @@ from tokenlab.compressors import (
     LayerReduction,
     LayerView,
     Moment,
+    Preference,
     Reduction,
     Separators,
     State,
@@ -47,6 +48,7 @@ class StSimDiff(LayerReduction, name="st_simdiff"):
     paper: ClassVar[str] = "ST-SimDiff"
     venue: ClassVar[str] = "ICLR 2026"
     licence: ClassVar[str] = "Apache-2.0"
+    prefers: ClassVar[tuple[Preference, ...]] = ("novelty", "attention")
     budget_unit: ClassVar[BudgetUnit] = "none"
     has_native_budget: ClassVar[bool] = True
     temporal: ClassVar[bool] = True

@@ -20,6 +20,7 @@ from tokenlab.compressors import (
     LayerReduction,
     LayerView,
     Moment,
+    Preference,
     Reduction,
     ReductionKind,
     State,
@@ -52,6 +53,7 @@ class Sttm(LayerReduction, name="sttm"):
     paper: ClassVar[str] = "arXiv 2507.07990"
     venue: ClassVar[str] = "ICCV 2025"
     licence: ClassVar[str] = "none found"
+    prefers: ClassVar[tuple[Preference, ...]] = ("novelty",)
     kind: ClassVar[ReductionKind] = "merge"
     budget_unit: ClassVar[BudgetUnit] = "none"
     has_native_budget: ClassVar[bool] = True

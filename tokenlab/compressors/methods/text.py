@@ -9,6 +9,7 @@ from tokenlab.compressors import (
     Evidence,
     FramesView,
     FrameWise,
+    Preference,
     QuestionEmbeddings,
     Reduction,
     Space,
@@ -29,6 +30,7 @@ class Text(FrameWise, name="text"):
     paper: ClassVar[str] = "arXiv 2501.17391"
     venue: ClassVar[str] = "2025"
     licence: ClassVar[str] = "no code"
+    prefers: ClassVar[tuple[Preference, ...]] = ("text",)
 
     def needs(self) -> frozenset[Evidence]:
         """Tokens and question in the same space."""

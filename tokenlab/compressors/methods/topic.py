@@ -8,6 +8,7 @@ from tokenlab.compressors import (
     FramesView,
     FrameWise,
     PoolingAttention,
+    Preference,
     Reduction,
     TowerAttention,
     top,
@@ -27,6 +28,7 @@ class Topic(FrameWise, name="topic"):
     paper: ClassVar[str] = "arXiv 2501.17391"
     venue: ClassVar[str] = "2025"
     licence: ClassVar[str] = "no code"
+    prefers: ClassVar[tuple[Preference, ...]] = ("attention",)
 
     @property
     def attention(self) -> Evidence:

@@ -13,6 +13,7 @@ from tokenlab.compressors import (
     Evidence,
     FramesView,
     FrameWise,
+    Preference,
     QuestionEmbeddings,
     Reduction,
     ReductionKind,
@@ -36,6 +37,7 @@ class Trim(FrameWise, name="trim"):
     paper: ClassVar[str] = "arXiv 2409.10994"
     venue: ClassVar[str] = "COLING 2025"
     licence: ClassVar[str] = "Apache-2.0"
+    prefers: ClassVar[tuple[Preference, ...]] = ("unlike text",)
     kind: ClassVar[ReductionKind] = "both"
     order: ClassVar[Literal["raster", "rank"]] = "rank"
     has_native_budget: ClassVar[bool] = True

@@ -8,7 +8,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tokenlab.compressors import BudgetUnit, GridReduction, GridView, Reduction, top_per_frame
+from tokenlab.compressors import (
+    BudgetUnit,
+    GridReduction,
+    GridView,
+    Preference,
+    Reduction,
+    top_per_frame,
+)
 
 WIDTHS = tuple(2.0**power for power in range(-3, 2))
 """Of the Gaussian kernels whose sum says how alike two tokens are."""
@@ -28,6 +35,7 @@ class VidCom2(GridReduction, name="vidcom2"):
     paper: ClassVar[str] = "arXiv 2505.14454"
     venue: ClassVar[str] = "EMNLP 2025"
     licence: ClassVar[str] = "Apache-2.0"
+    prefers: ClassVar[tuple[Preference, ...]] = ("diversity",)
     budget_unit: ClassVar[BudgetUnit] = "medium"
     data_decides: ClassVar[bool] = True  # each frame rounds, and some fill up
     temporal: ClassVar[bool] = True

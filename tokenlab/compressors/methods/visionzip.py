@@ -13,6 +13,7 @@ from tokenlab.compressors import (
     Evidence,
     FramesView,
     FrameWise,
+    Preference,
     Reduction,
     ReductionKind,
     TowerAttention,
@@ -42,6 +43,7 @@ class VisionZip(FrameWise, name="visionzip"):
     paper: ClassVar[str] = "arXiv 2412.04467"
     venue: ClassVar[str] = "CVPR 2025"
     licence: ClassVar[str] = "Apache-2.0"
+    prefers: ClassVar[tuple[Preference, ...]] = ("attention",)
     kind: ClassVar[ReductionKind] = "both"
     order: ClassVar[Literal["raster", "rank"]] = "rank"
     needs_full_grid: ClassVar[bool] = True

@@ -11,7 +11,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tokenlab.compressors import CountedTokens, Evidence, FramesView, Reduction, TowerAttention, TowerFeatures, top
+from tokenlab.compressors import (
+    CountedTokens,
+    Evidence,
+    FramesView,
+    Preference,
+    Reduction,
+    TowerAttention,
+    TowerFeatures,
+    top,
+)
 
 STEP = 8
 """Tokens that go between two comparisons."""
@@ -31,6 +40,7 @@ class VisPruner(CountedTokens, name="vispruner"):
     paper: ClassVar[str] = "arXiv 2412.01818"
     venue: ClassVar[str] = "ICCV 2025"
     licence: ClassVar[str] = "Apache-2.0"
+    prefers: ClassVar[tuple[Preference, ...]] = ("attention",)
     attention: ClassVar[Evidence] = TowerAttention(layer=-2, query="cls_or_mean")
     features: ClassVar[Evidence] = TowerFeatures(layer=-2)
 
