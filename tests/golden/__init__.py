@@ -28,7 +28,10 @@ def folders(method: str) -> list[Path]:
 
 def read_case(path: Path) -> Case:
     """One case."""
-    params = json.loads((path / "case.json").read_text())["params"]
+    written = json.loads((path / "case.json").read_text())
+    if isinstance(written, list):  # numbers alone
+        return Case({"rows": written}, {}, {})
+    params = written["params"]
     return Case(params, load_file(path / "inputs.safetensors"), load_file(path / "outputs.safetensors"))
 
 

@@ -35,7 +35,8 @@ class DyCoke(GridReduction, CacheReduction, name="dycoke"):
         p: The share of visual tokens that a decode step does not see.
         layer: At the entry of which of 28 layers they are chosen, by the attention of the one before.
         similarity: A step whose attention is at least this like the last step's sees all tokens.
-        last_group: Whether the third frame of the last four is `pruned`, as in the paper, or stays `whole`.
+        ends: What becomes of a video's last frames: in `released` code the third of the last four stays whole, and the
+            last of an odd number is lost (from five on: fewer it cannot read); by the `paper` neither.
     """
 
     retention_ratio: float | None = None
@@ -44,7 +45,7 @@ class DyCoke(GridReduction, CacheReduction, name="dycoke"):
     p: float = 0.7
     layer: int = 3
     similarity: float = 0.9
-    last_group: Literal["pruned", "whole"] = "pruned"
+    ends: Literal["released", "paper"] = "released"
     paper: ClassVar[str] = "arXiv 2411.15024"
     venue: ClassVar[str] = "CVPR 2025"
     licence: ClassVar[str] = "Apache-2.0"
@@ -74,6 +75,7 @@ class DyCoke(GridReduction, CacheReduction, name="dycoke"):
         order = torch.arange(tokens, device=frames.device).repeat(total, 1)
         order[pruned] = cosine_similarity(frames[pruned], frames[pruned - back[pruned]], dim=-1).argsort(stable=True)
         kept = torch.where(back > 0, keep, tokens)
+        kept[total - self.lost(total) :] = 0
         index = order + torch.arange(total, device=frames.device)[:, None] * tokens
         return Reduction.keep(index[torch.arange(tokens, device=frames.device) < kept[:, None]], total * tokens)
 
@@ -81,22 +83,26 @@ class DyCoke(GridReduction, CacheReduction, name="dycoke"):
         """What stays of the frames that are pruned, and all others whole."""
         total, tokens = len(frame_sizes), frame_sizes[0]
         pruned = int(self.compared_with(total).count_nonzero())
-        return total * tokens - pruned * (tokens - self.kept_of_pruned(total, tokens, pruned))
+        whole = total - pruned - self.lost(total)
+        return whole * tokens + pruned * self.kept_of_pruned(total, tokens, pruned)
 
     def kept_of_pruned(self, total: int, tokens: int, pruned: int) -> int:
         """Tokens that stay of each frame that is pruned, so that the whole video meets its budget."""
         if self.retention_ratio is None:
             return int((1 - self.k) * tokens)
-        to_share = total * (budget(self.retention_ratio, tokens) - tokens) + pruned * tokens
-        return max(0, to_share // max(1, pruned))
+        whole = total - pruned - self.lost(total)
+        to_share = total * budget(self.retention_ratio, tokens) - whole * tokens
+        return min(tokens, max(0, to_share // max(1, pruned)))
 
     def compared_with(self, total: int) -> Int[Tensor, " t"]:
         """How many frames before it the frame is that each is compared with; 0 where it stays whole."""
         frame = torch.arange(total)
         back = torch.tensor([0, 1, 2, 1])[frame % 4]
-        # Released code misses the third frame of the last four, loses the last of an odd number of frames and cannot
-        # read four or fewer; we follow the paper, and on request the first of these
-        return back if self.last_group == "pruned" else back.masked_fill((frame % 4 == 2) & (frame + 2 >= total), 0)
+        return back if self.ends == "paper" else back.masked_fill((frame % 4 == 2) & (frame + 2 >= total), 0)
+
+    def lost(self, total: int) -> int:
+        """How many frames at the end go."""
+        return total % 2 if self.ends == "released" and total > 4 else 0
 
     def cache_layers(self, num_layers: int) -> Sequence[int]:
         """One layer; those above it see the same tokens."""
