@@ -2,7 +2,7 @@
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: setup check test test-all
+.PHONY: setup check test test-all facts
 
 setup: $(VENV)/installed
 
@@ -25,3 +25,7 @@ test: setup
 test-all: setup
 	$(BIN)/python -m pytest --jaxtyping-packages=tokenlab,beartype.beartype --hypothesis-profile=matrix \
 		-m 'matrix or hypothesis or slow'
+
+# what `tokenlab compressors` lists, and the page of docs; a test keeps both fresh
+facts: setup
+	$(BIN)/python -m tests.compressors.facts

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tokenlab.compressors import REGISTRY
 from tokenlab.compressors.evidence import QuestionEmbeddings, TokenEmbeddings
-from tokenlab.testing.views import grid_view
+from tokenlab.testing.views import grid_view, through_layers
 
 
 def merged_frames(frames: np.ndarray, score: list[float], ratio: float) -> np.ndarray:
@@ -114,3 +114,12 @@ def test_pool_averages_every_token_once():
     ours = view.tokens.reduce(method.reduce_grid(view)).values.reshape(2, 2, 2, 8)
     images = view.tokens.values.reshape(2, 4, 4, 8).permute(0, 3, 1, 2)
     assert torch.allclose(ours, torch.nn.functional.avg_pool2d(images, 2).permute(0, 2, 3, 1), atol=1e-6)
+
+
+def test_vtw_withdraws_all_visual_tokens_at_the_middle_layer():
+    """At layer 15 of 32, newlines and markers with them."""
+    method = REGISTRY["vtw"]()
+    assert method.points(32) == [(15, "before_attention")]
+    for view, reduction in through_layers(method, num_layers=32):
+        assert [token for token in range(len(view.visual)) if token in reduction.anchor] == []
+    assert method.separators == "drop"

@@ -36,7 +36,7 @@ def show(argv: Sequence[str]) -> int:
     parser.add_argument("--examples", type=whole_number(1), default=100, help="drawn inputs a promise (default: 100)")
     options = parser.parse_args(argv)
     if find_spec("hypothesis") is None:
-        raise UserError("check: needs hypothesis, which draws the inputs: pip install 'tokenlab[test]'")
+        raise UserError("check: needs hypothesis, which draws the inputs: pip install hypothesis")
     cls, console = find_compressor("check", options.method), Terminal()
     _example(cls)
     found = []

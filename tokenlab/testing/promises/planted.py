@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -87,7 +87,7 @@ def planted_view(method: GridReduction, preference: Preference, planted: int) ->
         evidence |= {need: values for need in evidence if need.axes == "n d"}
     if preference == "attention":
         highest = {
-            need: paid.index_fill(0, torch.tensor(planted), 10.0) for need, paid in evidence.items() if need.axes == "n"
+            need: each.index_fill(0, torch.tensor(planted), 10.0) for need, each in evidence.items() if need.axes == "n"
         }
         evidence |= highest
     if preference in ("text", "unlike text"):
@@ -105,7 +105,9 @@ def planted_view(method: GridReduction, preference: Preference, planted: int) ->
 def _in_layers(method: LayerReduction, preference: Preference, planted: int) -> bool:
     """All queries point one way, and so does the planted token's key; or its value differs."""
 
-    def attract(query: Tensor, key: Tensor, visual: Tensor, left: Tensor) -> None:
+    def attract(
+        query: Float[Tensor, "h s d"], key: Float[Tensor, "g s d"], visual: Int[Tensor, " n"], left: Int[Tensor, " n"]
+    ) -> None:
         query.abs_()
         key[:, visual[left == planted]] = 5.0
 
