@@ -25,6 +25,7 @@ Look:
   models        list the model families and what they offer; `tokenlab models FAMILY` says which compressors run there
   profile       what pipelines would cost on a model of real size, from its config alone
   bench         what a method saves in time on a model of real size, with random weights
+  calibrate     what a method has to know of a model, such as FitPrune's scheme
   doctor        which versions are here and which are tested; checks that tiny models still answer exactly
 
 Extend:
@@ -127,6 +128,12 @@ def _doctor(argv: list[str]) -> int:
     return show(argv)
 
 
+def _calibrate(argv: list[str]) -> int:
+    from tokenlab.cli.commands.calibrate import show
+
+    return show(argv)
+
+
 def _check(argv: list[str]) -> int:
     from tokenlab.cli.commands.check import show
 
@@ -148,6 +155,7 @@ _COMMANDS = {
     "profile": _profile,
     "bench": _bench,
     "doctor": _doctor,
+    "calibrate": _calibrate,
     "check": _check,
     "shapes": _shapes,
     "fit": _fit,

@@ -51,6 +51,7 @@ from tokenlab.compressors.stages import (
     TowerReduction,
 )
 from tokenlab.functional import (
+    Observed,
     averaged,
     blend,
     budget,
@@ -60,6 +61,7 @@ from tokenlab.functional import (
     density_peaks,
     evenly_spaced,
     farthest_first,
+    fitted_scheme,
     frame_by_frame,
     greedy_dpp,
     in_medium,
@@ -109,6 +111,7 @@ __all__ = [
     "LayerView",
     "Moment",
     "NormedHidden",
+    "Observed",
     "Pipeline",
     "PoolingAttention",
     "Preference",
@@ -138,6 +141,7 @@ __all__ = [
     "density_peaks",
     "evenly_spaced",
     "farthest_first",
+    "fitted_scheme",
     "frame_by_frame",
     "greedy_dpp",
     "in_medium",

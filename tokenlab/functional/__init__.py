@@ -11,6 +11,7 @@ from tokenlab.functional.frames import (
     spans,
 )
 from tokenlab.functional.merging import blend, frame_by_frame, mean_runs, means, merge_into, sums, with_mean_of_rest
+from tokenlab.functional.schemes import Observed, fitted_scheme
 from tokenlab.functional.selection import (
     budget,
     cells,
@@ -28,6 +29,7 @@ from tokenlab.functional.selection import (
 )
 
 __all__ = [
+    "Observed",
     "averaged",
     "blend",
     "budget",
@@ -37,6 +39,7 @@ __all__ = [
     "density_peaks",
     "evenly_spaced",
     "farthest_first",
+    "fitted_scheme",
     "frame_budgets",
     "frame_by_frame",
     "greedy_dpp",

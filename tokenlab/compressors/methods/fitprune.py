@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
 
 from tokenlab.compressors import (
     BudgetUnit,
@@ -17,10 +21,12 @@ from tokenlab.compressors import (
     LayerReduction,
     LayerView,
     Moment,
+    Observed,
     Preference,
     Reduction,
     Separators,
     State,
+    fitted_scheme,
     top,
 )
 
@@ -30,8 +36,8 @@ class FitPrune(LayerReduction, name="fitprune"):
     """Drops, layer by layer as a scheme says, the visual tokens that neither text nor other visual tokens attend to.
 
     Args:
-        scheme: The share of a medium's tokens that goes in each layer of the LLM, fitted to a model by its authors'
-            search; over a model of another depth it is stretched.
+        scheme: The share of a medium's tokens that goes in each layer of the LLM; `tokenlab calibrate fitprune` finds a
+            model's. Over a model of another depth it is stretched.
     """
 
     retention_ratio: float | None = None
@@ -49,7 +55,7 @@ class FitPrune(LayerReduction, name="fitprune"):
         """Refuses no scheme, and one that leaves nothing."""
         super().__post_init__()
         if self.scheme is None and not self.is_off:
-            raise ValueError("scheme is null, but must say which share of the tokens goes in each layer of the model")
+            raise ValueError("scheme is null, but it is a model's own: tokenlab calibrate fitprune finds it")
         if self.scheme and (min(self.scheme) < 0 or sum(self.scheme) >= 1):
             raise ValueError(f"scheme is {list(self.scheme)}, but its shares must be at least 0 and sum to less than 1")
 
@@ -57,6 +63,17 @@ class FitPrune(LayerReduction, name="fitprune"):
     def example(cls, ratio: float = 0.5) -> FitPrune:
         """Drops as much in each of two halves of the layers."""
         return cls(scheme=((1 - ratio) / 2,) * 2)
+
+    @classmethod
+    def fitted(cls, observed: Sequence[Observed], retention: float) -> FitPrune:
+        """Builds one by what tokens receive in the layers of a model, so that its layers read this share on average."""
+        return cls(scheme=tuple(fitted_scheme(observed, retention)))
+
+    @classmethod
+    def look(cls, view: LayerView) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """What the text pays each visual token, in its strongest head, and what visual tokens pay it."""
+        received = partial(view.evidence[cls.attention].received, heads="max", over="sum")
+        return received(view.question)[view.visual], received(view.visual)[view.visual]
 
     def kept(self, frame_sizes: Sequence[int]) -> int | None:
         """What the whole scheme leaves."""
@@ -68,10 +85,8 @@ class FitPrune(LayerReduction, name="fitprune"):
         return [(layer, "after_attention") for layer in range(num_layers) if self._gone(layer + 1, num_layers)]
 
     def reduce_layer(self, view: LayerView, state: State) -> tuple[Reduction, State]:
-        """Ranks by what the text pays, in its strongest head, times what visual tokens pay."""
-        attention, total = view.evidence[self.attention], len(view.visual)
-        by_text = attention.received(view.question, heads="max", over="sum")[view.visual]
-        by_visual = attention.received(view.visual, heads="max", over="sum")[view.visual]
+        """Ranks by what the text pays times what visual tokens pay."""
+        (by_text, by_visual), total = self.look(view), len(view.visual)
         kept = min(total, self._left(view.initial, view.layer + 1, view.num_layers))
         return Reduction.keep(top(by_text * by_visual, kept), total), state
 
