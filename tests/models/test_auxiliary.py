@@ -1,5 +1,7 @@
 """Auxiliary encoders, CLIP and SigLIP's pooling head: what they offer, and who pays for it."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -108,7 +110,9 @@ def test_the_questions_embedding_is_clips_own(mllm):
     question = video_clips()[0].samples[0].question
     with torch.no_grad():
         words = model.get_text_features(**processor.tokenizer([question], return_tensors="pt")).pooler_output
-    assert torch.allclose(mllm.embed_question(question, pipeline("clip"))[0][QuestionEmbeddings("clip")], words)
+    assert torch.allclose(
+        mllm.embed_question(question, pipeline("clip"), EncodeCache(frozenset()))[0][QuestionEmbeddings("clip")], words
+    )
 
 
 @pytest.mark.parametrize("family", ["internvl", "smolvlm"])
@@ -234,6 +238,31 @@ def test_aks_chooses_frames_before_the_tower(checkpoints, family):
         cosine = 2 * len(frames.numbers) * mllm.clip.model.config.projection_dim  # the method's own: timed, not counted
         assert price(answer.trace, costs).auxiliary == count.get_total_flops() - cosine > 0
     assert left_out > 0
+
+
+def test_arms_share_what_clip_reads_and_each_is_charged_for_it(checkpoints, monkeypatch):
+    folder = str(checkpoints["llava_onevision"])
+    mllm = LoadedModel.load(MLLM(checkpoint=folder, max_new_tokens=1, auxiliary={"clip": "shapes"}))
+    stock, read = mllm.clip.embed_frames, []
+
+    def slow(frames):
+        read.append(frames.numbers)
+        time.sleep(0.2)
+        return stock(frames)
+
+    monkeypatch.setattr(mllm.clip, "embed_frames", slow)
+    arms = [Pipeline((REGISTRY["aks"](retention_ratio=ratio),)) for ratio in (0.3, 0.5, 0.8)]
+    clip, cache = video_clips()[0], EncodeCache(frozenset())
+    shared = [[mllm.prepare(clip, sample, arm, cache) for sample in clip.samples] for arm in arms]
+    assert read == [clip.media[0].numbers]
+    for arm, requests in zip(arms, shared, strict=True):
+        for sample, request in zip(clip.samples, requests, strict=True):
+            alone = mllm.prepare(clip, sample, arm, EncodeCache(frozenset()))
+            chosen = [each.trace.reductions[0].reduction.anchor.tolist() for each in (alone, request)]
+            assert chosen[0] == chosen[1]
+            assert alone.trace.auxiliary_scored == request.trace.auxiliary_scored == len(clip.media[0].numbers)
+            assert alone.trace.auxiliary_text == request.trace.auxiliary_text
+            assert alone.compress_milliseconds > 200 < request.compress_milliseconds
 
 
 def cosines(pixels: np.ndarray, question: str) -> torch.Tensor:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from jaxtyping import Float
+from torch import Tensor
 
 from tokenlab.compressors.base import SampleNoise
 from tokenlab.compressors.pipeline import Pipeline
@@ -11,17 +15,26 @@ from tokenlab.compressors.stages import TowerReduction
 from tokenlab.data.samples import Clip, Frames, Sample
 from tokenlab.errors import SampleError
 from tokenlab.models.families.media import PromptMedium
+from tokenlab.models.vision.auxiliary import AuxiliaryClip, best_cosine
 from tokenlab.models.vision.encode import Encoded
+from tokenlab.models.vision.frame_selection import Score
 from tokenlab.models.vision.tower import method_in_tower
 from tokenlab.tokens import Evidence
 from tokenlab.tokens.sequence import Prompt
+from tokenlab.trace import synchronise
 
 if TYPE_CHECKING:
     from tokenlab.models.mllm import LoadedModel
 
 
+Embedded = TypeVar("Embedded")
+
+
 class EncodeCache:
     """The media of one batch of clips, each encoded once, and each question written once, however many arms share them.
+
+    Likewise what an auxiliary CLIP makes of whole frames and of questions; an arm that finds it here owes the time it
+    took, as if it were the only one.
 
     Args:
         needs: The evidence that some arm looks at.
@@ -31,6 +44,8 @@ class EncodeCache:
         self.needs = needs
         self._encoded: dict[tuple[str, int, tuple[int, ...], str], Encoded | SampleError] = {}
         self._prompts: dict[tuple, Prompt] = {}
+        self._embedded: dict[tuple, tuple[Any, float]] = {}
+        self.owed = 0.0
 
     def encode(self, loaded: LoadedModel, clip: Clip, number: int, frames: Frames, pipeline: Pipeline) -> Encoded:
         """The encoding of one of a clip's media, for these frames and what a pipeline does inside the tower.
@@ -47,6 +62,38 @@ class EncodeCache:
         found = self._encoded[key]
         if isinstance(found, SampleError):
             raise found
+        return found
+
+    def scorer(self, clip: AuxiliaryClip | None, cluster: str, numbers: Sequence[int], question: str) -> Score | None:
+        """What scores the frames of those of a clip's media that a question is about; None without a CLIP."""
+        if clip is None:
+            return None
+
+        def score(place: int, frames: Frames) -> tuple[Float[Tensor, " t"], tuple[int, ...]]:
+            whole = self._once(clip, (cluster, numbers[place], frames.numbers), lambda: clip.embed_frames(frames))
+            words, lengths = self.embed_question(clip, question)
+            return best_cosine(whole, words), lengths
+
+        return score
+
+    def embed_question(self, clip: AuxiliaryClip, question: str) -> tuple[Float[Tensor, "q e"], tuple[int, ...]]:
+        """The question's embedding, segment by segment, and their lengths."""
+        return self._once(clip, (question,), lambda: clip.embed_question(question))
+
+    def settle(self) -> float:
+        """The seconds that are owed since the last call: what somebody else's arm computed."""
+        owed, self.owed = self.owed, 0.0
+        return owed
+
+    def _once(self, clip: AuxiliaryClip, key: tuple, embed: Callable[[], Embedded]) -> Embedded:
+        if key in self._embedded:
+            found, seconds = self._embedded[key]
+            self.owed += seconds
+            return found
+        started = time.perf_counter()
+        found = embed()
+        synchronise(clip.model.device)
+        self._embedded[key] = found, time.perf_counter() - started
         return found
 
     def prompt(

@@ -54,5 +54,6 @@ def select_frames(
         raise UserError(f"select_frames: num_frames is {num_frames}, but must be at least 1")
     frames = video if isinstance(video, Frames) else decode(video, num_frames)
     loaded = AuxiliaryClip(MLLM(checkpoint="", auxiliary={"clip": clip})) if isinstance(clip, str) else clip
-    (selected,), _ = select_from_media([frames], Sample("0", "0", question), pipeline, seed, loaded)
+    score = None if loaded is None else lambda _, frames: loaded.score_frames(frames, question)
+    (selected,), _ = select_from_media([frames], Sample("0", "0", question), pipeline, seed, score)
     return selected

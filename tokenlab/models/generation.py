@@ -20,6 +20,7 @@ from tokenlab.compressors.evidence import QuestionEmbeddings
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.data.samples import Sample
 from tokenlab.errors import UserError
+from tokenlab.models.encode_cache import EncodeCache
 from tokenlab.models.families.media import ProcessorOutput
 from tokenlab.models.llm.decoding import check_call
 from tokenlab.models.llm.state import llm_trace
@@ -159,7 +160,7 @@ class _Call:
             located = tuple(replace(each, markers=((NOWHERE, NOWHERE),) * len(each.markers)) for each in located)
         prompt, encoded = Prompt(ids, located), [self._encode(each, row, number) for number, each in enumerate(media)]
         sample = Sample(str(row), str(row), question)
-        left, decisions, _ = loaded.reduce_on_grid(encoded, sample, pipeline)
+        left, decisions, _ = loaded.reduce_on_grid(encoded, sample, pipeline, EncodeCache(pipeline.needs()))
         reduced = loaded.reduce_prompt(prompt, encoded, left, decisions, pipeline)
         sizes = tuple(
             MediumTrace(len(medium.visual), len(medium.separators), each.spec is loaded.family.image)

@@ -187,7 +187,9 @@ class LoadedModel:
         check_texts(content, self.processor)
         numbers = [part for part in content if isinstance(part, int)]
         candidates = [clip.media[number] for number in numbers]
-        selected, trace = select_from_media(candidates, sample, pipeline, self.seed, self.clip)
+        cache.settle()  # nothing of an arm that failed is owed
+        score = cache.scorer(self.clip, clip.cluster, numbers, sample.question)
+        selected, trace = select_from_media(candidates, sample, pipeline, self.seed, score)
         compressing = time.perf_counter() - clock
         encoded = []
         for number, frames in zip(numbers, selected, strict=True):
@@ -195,7 +197,7 @@ class LoadedModel:
         encoding = sum((each.charge(pipeline.needs()) for each in encoded), start=0.0)
         synchronise(self.model.device)
         clock = time.perf_counter()
-        media, decisions, texts = self.reduce_on_grid(encoded, sample, pipeline)
+        media, decisions, texts = self.reduce_on_grid(encoded, sample, pipeline, cache)
         trace += encode_trace(encoded, selected, pipeline) + grid_trace(decisions, bool(self.family.projector))
         synchronise(self.model.device)
         compressing += time.perf_counter() - clock
@@ -203,7 +205,7 @@ class LoadedModel:
         markers = [self.writer.marker_tokens(frames) for frames in candidates]
         clock = time.perf_counter()
         reduced = self.reduce_prompt(prompt, encoded, media, decisions, pipeline)
-        compressing += time.perf_counter() - clock
+        compressing += time.perf_counter() - clock + cache.settle()
         whole = zip(candidates, selected, encoded, prompt.media, strict=True)
         trace += Trace(
             media=tuple(original_size(*medium) for medium in whole),
@@ -214,10 +216,10 @@ class LoadedModel:
         return Request(sample, pipeline, reduced, trace, encoding, 1000 * compressing)
 
     def reduce_on_grid(
-        self, encoded: Sequence[Encoded], sample: Sample, pipeline: Pipeline
+        self, encoded: Sequence[Encoded], sample: Sample, pipeline: Pipeline, cache: EncodeCache
     ) -> tuple[list[VisualTokens], Decisions, tuple[int, ...]]:
         """The visual-token stage, behind what the tower lost; and the lengths of texts that CLIP read for it."""
-        questions, texts = self.embed_question(sample.question, pipeline)
+        questions, texts = self.embed_question(sample.question, pipeline, cache)
         media = [with_evidence(each, pipeline.needs(), questions) for each in encoded]
         noise, projector = SampleNoise(self.seed, sample.uid), self.family.projector_of(self.model)
         media, decisions = reduce_on_grid(media, sample.question, pipeline, noise, projector)
@@ -244,7 +246,9 @@ class LoadedModel:
         inputs.pop("mm_encoder_outputs", None)
         return own_positions(self.model, inputs)
 
-    def embed_question(self, question: str, pipeline: Pipeline) -> tuple[dict[Evidence, Tensor], tuple[int, ...]]:
+    def embed_question(
+        self, question: str, pipeline: Pipeline, cache: EncodeCache
+    ) -> tuple[dict[Evidence, Tensor], tuple[int, ...]]:
         """The question in every space that some method compares it in, and the lengths of texts CLIP read for it."""
         evidence: dict[Evidence, Tensor] = {}
         texts: tuple[int, ...] = ()
@@ -252,7 +256,7 @@ class LoadedModel:
             ids = self.processor.tokenizer(question, add_special_tokens=False, return_tensors="pt")["input_ids"]
             evidence[WORDS] = self.model.get_input_embeddings()(ids[0].to(self.model.device))
         if self.clip is not None and JOINT_WORDS in pipeline.needs():
-            evidence[JOINT_WORDS], texts = self.clip.embed_question(question)
+            evidence[JOINT_WORDS], texts = cache.embed_question(self.clip, question)
         return evidence, texts
 
     @torch.inference_mode()

@@ -94,10 +94,14 @@ class AuxiliaryClip(nn.Module):
     @torch.inference_mode()
     def score_frames(self, frames: Frames, question: str) -> tuple[Float[Tensor, " t"], tuple[int, ...]]:
         """Cosine of each whole frame with the question, its best segment if it has several; and the texts' lengths."""
-        pixels = self.processor.image_processor(list(frames.pixels), return_tensors="pt")["pixel_values"]
-        whole = normalize(embed_frames(self.model, pixels.to(self.model.device, self.model.dtype)).float(), dim=-1)
         embedded, lengths = self.embed_question(question)
-        return (whole @ normalize(embedded.float(), dim=-1).T).amax(dim=-1), lengths
+        return best_cosine(self.embed_frames(frames), embedded), lengths
+
+    @torch.inference_mode()
+    def embed_frames(self, frames: Frames) -> Float[Tensor, "t e"]:
+        """Each whole frame's pooled embedding."""
+        pixels = self.processor.image_processor(list(frames.pixels), return_tensors="pt")["pixel_values"]
+        return embed_frames(self.model, pixels.to(self.model.device, self.model.dtype))
 
     @torch.inference_mode()
     def embed_question(self, question: str) -> tuple[Float[Tensor, "q e"], tuple[int, ...]]:
@@ -109,6 +113,11 @@ class AuxiliaryClip(nn.Module):
         inputs = [tokenizer(segment, return_tensors="pt")["input_ids"].to(self.model.device) for segment in segments]
         embedded = torch.cat([embed_text(self.model, each) for each in inputs])
         return embedded, tuple(each.shape[1] for each in inputs)
+
+
+def best_cosine(frames: Float[Tensor, "t e"], segments: Float[Tensor, "q e"]) -> Float[Tensor, " t"]:
+    """How well each frame fits the segment of a question that it fits best."""
+    return (normalize(frames.float(), dim=-1) @ normalize(segments.float(), dim=-1).T).amax(dim=-1)
 
 
 class AuxiliaryPoolingHead(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -14,15 +14,17 @@ from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.compressors.stages import FrameSelection, FrameView
 from tokenlab.data.samples import Frames, Sample
 from tokenlab.errors import failing_sample
-from tokenlab.models.vision.auxiliary import AuxiliaryClip
 from tokenlab.tokens import Evidence
 from tokenlab.trace import AppliedReduction, Trace
 
 FRAME_SCORES = FrameScores("clip")
 
+Score = Callable[[int, Frames], tuple[Float[Tensor, " t"], tuple[int, ...]]]
+"""Of one of the media, by its number: how well each frame fits the question, and the lengths of the texts for it."""
+
 
 def select_from_media(
-    candidates: Sequence[Frames], sample: Sample, pipeline: Pipeline, seed: int, clip: AuxiliaryClip | None
+    candidates: Sequence[Frames], sample: Sample, pipeline: Pipeline, seed: int, score: Score | None
 ) -> tuple[list[Frames], Trace]:
     """Selects frames video by video; there is nothing to select from in an image.
 
@@ -31,7 +33,7 @@ def select_from_media(
         sample: What is asked about them.
         pipeline: Its frame-selection methods decide, one after the other.
         seed: Of the noise they draw.
-        clip: An auxiliary encoder that scores frames, if there is one.
+        score: Scores the frames of one of the media against the question, where an auxiliary encoder can.
 
     Returns:
         What the tower will see of each medium, and what was selected and read for it.
@@ -42,8 +44,8 @@ def select_from_media(
             if frames.is_image:
                 continue
             evidence: dict[Evidence, Float[Tensor, "..."]] = {}
-            if clip is not None and FRAME_SCORES in method.needs():
-                evidence[FRAME_SCORES], texts = clip.score_frames(frames, sample.question)
+            if score is not None and FRAME_SCORES in method.needs():
+                evidence[FRAME_SCORES], texts = score(number, frames)
                 trace += Trace(auxiliary_scored=len(frames.numbers), auxiliary_text=texts)
             generator = SampleNoise(seed, sample.uid).generator(place, number, "frames")
             seconds = torch.from_numpy(frames.seconds)
