@@ -32,7 +32,12 @@ def build(name: str, ratio: float) -> TokenCompressor:
 @pytest.mark.parametrize(
     ("name", "promise"),
     [
-        pytest.param(name, promise, id=f"{name}: {promise}", marks=[pytest.mark.hypothesis] if promise.drawn else [])
+        pytest.param(
+            name,
+            promise,
+            id=f"{name}: {promise}",
+            marks=[*[pytest.mark.hypothesis] * promise.drawn, *[pytest.mark.slow] * promise.slow],
+        )
         for name in (*sorted(REGISTRY), *INSIDE)
         for promise in promises_of(build(name, 0.5))
     ],

@@ -57,7 +57,7 @@ def answered(mllm: LoadedModel, pipeline: Pipeline) -> list[tuple]:
     return [(answer.sample.uid, answer.ids, answer.error) for answer in answers]
 
 
-@pytest.mark.parametrize("family", by_tier(FAMILIES, daily=("qwen3_vl",)))
+@pytest.mark.parametrize("family", by_tier(FAMILIES, daily=()))
 def test_spread_over_two_devices(checkpoints, family):
     mllm = loaded(str(checkpoints[family]))
     expected = {name: answered(mllm, pipeline) for name, pipeline in possible(mllm).items()}

@@ -41,7 +41,9 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("stage", [stage.stage for stage in STAGES])
+@pytest.mark.parametrize(
+    "stage", [pytest.param(each.stage, marks=[] if each.stage == "grid" else pytest.mark.slow) for each in STAGES]
+)
 def test_a_new_method_keeps_all_promises(folder, capsys, stage):
     assert main(["compressors", "new", f"my_{stage}", "--stage", stage]) == 0
     assert f"tokenlab check my_{stage}.py:My{stage.capitalize()}" in capsys.readouterr().out

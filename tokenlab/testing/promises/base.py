@@ -42,12 +42,14 @@ class Promise:
         stage: Where a method that promises it acts; TokenCompressor: anywhere.
         check: Raises BrokenPromise, or whatever the method raises.
         drawn: Whether Hypothesis draws what the method is tried on.
+        slow: Whether it takes seconds.
     """
 
     name: str
     stage: type[TokenCompressor]
     check: Callable[[Build], None]
-    drawn: bool
+    drawn: bool = False
+    slow: bool = False
 
     def __str__(self) -> str:
         """The words."""
@@ -62,11 +64,11 @@ def promises_of(method: TokenCompressor) -> list[Promise]:
     return [each for each in PROMISES if each.stage is TokenCompressor or method.acts_at(each.stage)]
 
 
-def promise(stage: type[TokenCompressor], drawn: bool = False) -> Callable[[Callable[[Any], None]], Callable]:
+def promise(stage: type[TokenCompressor], **more: bool) -> Callable[[Callable[[Any], None]], Callable]:
     """Makes a check a promise, in the words of its function's name."""
 
     def add(check: Callable[[Any], None]) -> Callable:
-        PROMISES.append(Promise(getattr(check, "__name__").replace("_", " "), stage, check, drawn))  # noqa: B009
+        PROMISES.append(Promise(getattr(check, "__name__").replace("_", " "), stage, check, **more))  # noqa: B009
         return check
 
     return add
