@@ -155,7 +155,7 @@ def code_lines(file: Path) -> int:
 
 
 TWO_ALGORITHMS = ("framefusion", "st_simdiff", "sttm", "tome")
-LONGER = {"flashvid": 102, "fastvid": 58, "prumerge": 71, "sparsevlm": 72, "sttm": 93, "visionzip": 54}
+LONGER = {"flashvid": 102, "fastvid": 58, "prumerge": 71, "sparsevlm": 72, "sttm": 92}
 """Code lines of methods that are longer than they should be, which is 50; 90 for two algorithms, 100 for two stages."""
 
 

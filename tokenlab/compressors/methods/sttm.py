@@ -72,10 +72,9 @@ class Sttm(LayerReduction, name="sttm"):
             return sums(anchor, label, weight), state
         # Squares of one hierarchy that share a place lie one within the other
         by_frame = label.unflatten(0, frames.shape[:2])
-        pairs = torch.stack([by_frame[:-1].flatten(), by_frame[1:].flatten()], dim=1)
-        squares = values[anchor]
-        alike = self._likeness(squares[pairs[:, 0]], squares[pairs[:, 1]]) >= self.temporal_threshold
-        group = components(pairs[alike], len(anchor))
+        before, after = by_frame[:-1].flatten(), by_frame[1:].flatten()
+        alike = self._likeness(values[anchor[before]], values[anchor[after]]) >= self.temporal_threshold
+        group = components(torch.stack([before, after], dim=1)[alike], len(anchor))
         weight = weight / group.bincount(minlength=len(anchor))[group][label]
         smallest, group = group.unique(return_inverse=True)
         return sums(anchor[smallest], group[label], weight), state
@@ -108,7 +107,7 @@ class Sttm(LayerReduction, name="sttm"):
         square = (up_row[:, None] * width + up_column).flatten().expand(frames, -1)
         least = likeness.new_full((frames, height * width), torch.inf)
         least = least.scatter_reduce(1, square, likeness.flatten(1), "amin").unflatten(1, (height, width))
-        # Released code takes the frame's first token for a quarter that an odd side is_cut, and so do we
+        # Released code takes the frame's first token for a quarter that an odd side cuts off, and so do we
         is_cut = torch.zeros_like(least[0], dtype=torch.bool)
         is_cut[0] |= rows % 2 == 1
         is_cut[:, 0] |= columns % 2 == 1

@@ -91,13 +91,7 @@ def zip_frames(scores: Float[Tensor, "t n"], keys: Float[Tensor, "t n e"], domin
     keys, frame = normalize(keys.float(), dim=-1), torch.arange(frames, device=scores.device)[:, None]
     nearest = (keys[frame, others] @ keys[frame, targets].mT).argmax(dim=-1)
     # Paper: assigned tokens are merged into their target; released code, which we follow, adds their mean to it
-    contextual_tokens = blend(
-        anchor=in_medium(targets, tokens),
-        slot=in_medium(nearest, contextual),
-        member=in_medium(others, tokens),
-        own=1.0,
-        others=1.0,
-        num_inputs=frames * tokens,
-    )
+    target, slot, other = in_medium(targets, tokens), in_medium(nearest, contextual), in_medium(others, tokens)
+    contextual_tokens = blend(target, slot, other, own=1.0, others=1.0, num_inputs=frames * tokens)
     both = Reduction.cat([(dominant_tokens, None), (contextual_tokens, None)], frames * tokens)
     return frame_by_frame(both, tokens)
