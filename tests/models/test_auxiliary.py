@@ -116,16 +116,24 @@ def test_the_questions_embedding_is_clips_own(mllm):
 
 
 @pytest.mark.parametrize("family", ["internvl", "smolvlm"])
-def test_an_image_in_tiles_fails_in_the_arms_that_use_it(checkpoints, family):
-    """Whose tiles lie on the grid wherever they are from; other arms answer."""
+def test_of_an_image_in_tiles_clip_reads_every_tile(checkpoints, family):
+    """As the stock processor cuts it; and each tile is paid for."""
     mllm = LoadedModel.load(MLLM(checkpoint=str(checkpoints[family]), max_new_tokens=2, auxiliary={"clip": "shapes"}))
     wide = noise_image(1, 60, 240)
     clip = Clip("w", (Sample("w#0", "w", "what is there ?"),), (wide,))
-    assert mllm.media.process(wide).passes > 1
-    encodings = EncodeCache(pipeline("clip").needs() | pipeline("llm").needs())
-    (joint,), (own,) = (list(mllm.answer([clip], pipeline(space), encodings)) for space in ("clip", "llm"))
-    assert "lies on the token grid in" in joint.error
-    assert own.error is None
+    raw = {"do_normalize": False, "do_rescale": False, "return_tensors": "np"}
+    raw |= {"crop_to_patches": True} if family == "internvl" else {}
+    cut = mllm.processor.image_processor(Image.fromarray(wide.pixels[0]), **raw)["pixel_values"]
+    tiles = cut.reshape(-1, *cut.shape[-3:]).transpose(0, 2, 3, 1)
+    patches = clip_patches(tiles.round().astype(np.uint8), squashed=True)
+    encodings = EncodeCache(pipeline("clip").needs())
+    request = mllm.prepare(clip, clip.samples[0], pipeline("clip"), encodings)
+    tokens = mllm.encode(wide, pipeline("clip").needs()).tokens
+    assert len(patches) == tokens.grid[0] == request.trace.auxiliary_frames > 1
+    expected = torch.cat([resized(each, *tokens.grid[1:]) for each in patches])
+    assert torch.allclose(tokens.evidence[TokenEmbeddings("clip")], expected, atol=0.01)
+    (answer,) = mllm.generate([request])
+    assert answer.error is None
 
 
 class WithClip(Reference):

@@ -146,9 +146,10 @@ class LoadedModel:
         encoded = encode(self.model, self.family, processed, needs, method, self.head)
         encoded = replace(encoded, milliseconds=encoded.milliseconds + processing)
         of_clip = joint_needs(needs)
-        if self.clip is None or not of_clip or processed.in_tiles:
+        if self.clip is None or not of_clip:
             return encoded
-        return with_joint_embeddings(encoded, self.clip, frames, self.media.is_cropped(processed), of_clip)
+        shown, cropped = self.media.pictures(processed), self.media.is_cropped(processed)
+        return with_joint_embeddings(encoded, self.clip, shown, cropped, of_clip)
 
     # --- one batch of questions ------------------------------------------------------------------------------------
 

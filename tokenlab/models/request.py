@@ -90,11 +90,15 @@ def check_texts(content: Sequence[str | int], processor: Any) -> None:
 def encode_trace(encoded: Sequence[Encoded], selected: Sequence[Frames], pipeline: Pipeline) -> Trace:
     """What the encoders did for an arm."""
     needs = pipeline.needs()
+    shown = [
+        each.processed.passes if each.processed.in_tiles else len(frames.numbers)
+        for each, frames in zip(encoded, selected, strict=True)
+    ]
     return Trace(
         grids=tuple(each.tokens.grid for each in encoded),
         passes=tuple(each.processed.passes for each in encoded),
         tower_tokens=tuple(each.tower.tokens if each.tower else () for each in encoded),
-        auxiliary_frames=sum(len(frames.numbers) for frames in selected) if joint_needs(needs) else 0,
+        auxiliary_frames=sum(shown) if joint_needs(needs) else 0,
         auxiliary_pooled=sum(each.processed.passes for each in encoded) if needs & POOLED else 0,
     )
 

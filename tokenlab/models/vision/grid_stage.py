@@ -11,8 +11,8 @@ from torch import Tensor
 from tokenlab.compressors.base import SampleNoise, TokenCompressor
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.compressors.stages import GridReduction, GridView, TowerReduction
-from tokenlab.errors import SampleError, failing_sample
-from tokenlab.models.vision.encode import ALIGNED, Encoded, joint_needs
+from tokenlab.errors import failing_sample
+from tokenlab.models.vision.encode import ALIGNED, Encoded
 from tokenlab.models.vision.evidence import PROJECTOR_INPUT
 from tokenlab.reduction import Reduction
 from tokenlab.tokens import Evidence, VisualTokens
@@ -89,11 +89,6 @@ def with_evidence(
     encoded: Encoded, needs: frozenset[Evidence], questions: Mapping[Evidence, Float[Tensor, "q _"]]
 ) -> VisualTokens:
     """The medium's tokens with what a pipeline looks at: other arms' evidence would ride along at its expense."""
-    if joint_needs(needs) and encoded.processed.in_tiles:
-        raise SampleError(
-            f"CLIP reads an image as a whole, but this one lies on the token grid in {encoded.processed.passes} tiles: "
-            "its patches have no place there; choose space: llm"
-        )
     tokens = encoded.tokens
     per_token = {need: value for need, value in tokens.evidence.items() if need in needs}
     of_question = {need: value.to(tokens.values.device) for need, value in questions.items()}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
 from transformers import PretrainedConfig
 
@@ -57,6 +59,15 @@ class MediaProcessor:
         replacements = [entry["replacement"] for entry in output.pop("text_replacement_offsets")[0]]
         inputs = {name: value for name, value in output.items() if name not in ("input_ids", "attention_mask")}
         return PromptMedium(spec, inputs, spec.places(self.config, inputs), frames, items, replacements)
+
+    def pictures(self, processed: PromptMedium) -> Frames:
+        """What an auxiliary encoder is shown: the frames; or the tiles of an image that lies on the grid in tiles."""
+        if not processed.in_tiles:
+            return processed.frames
+        part, tiles = self.processor.image_processor, processed.inputs["pixel_values"].flatten(0, -4).float()
+        mean, std = (torch.tensor(each)[:, None, None] for each in (part.image_mean, part.image_std))
+        shown = ((tiles * std + mean) / part.rescale_factor).round().clamp(0, 255).to(torch.uint8)
+        return Frames(shown.movedim(1, -1).numpy(), tuple(range(len(shown))), np.zeros(len(shown)), is_image=True)
 
     def is_cropped(self, processed: PromptMedium) -> bool:
         """Whether the tower only sees the middle square of a picture; a mosaic of tiles is all of it."""
