@@ -90,17 +90,19 @@ def check_texts(content: Sequence[str | int], processor: Any) -> None:
 def encode_trace(encoded: Sequence[Encoded], selected: Sequence[Frames], pipeline: Pipeline) -> Trace:
     """What the encoders did for an arm."""
     needs = pipeline.needs()
-    shown = [
-        each.processed.passes if each.processed.in_tiles else len(frames.numbers)
-        for each, frames in zip(encoded, selected, strict=True)
-    ]
     return Trace(
         grids=tuple(each.tokens.grid for each in encoded),
         passes=tuple(each.processed.passes for each in encoded),
         tower_tokens=tuple(each.tower.tokens if each.tower else () for each in encoded),
-        auxiliary_frames=sum(shown) if joint_needs(needs) else 0,
+        auxiliary_frames=_pictures(encoded, selected) if joint_needs(needs) else 0,
         auxiliary_pooled=sum(each.processed.passes for each in encoded) if needs & POOLED else 0,
     )
+
+
+def _pictures(encoded: Sequence[Encoded], selected: Sequence[Frames]) -> int:
+    """Pictures that an auxiliary encoder was shown: frames, or the tiles that an image was cut into."""
+    media = zip((each.processed for each in encoded), selected, strict=True)
+    return sum(medium.passes if medium.in_tiles else len(frames.numbers) for medium, frames in media)
 
 
 def original_size(candidates: Frames, selected: Frames, encoded: Encoded, medium: Medium) -> MediumTrace:
