@@ -68,8 +68,10 @@ DATA_DECIDES = {
 """Methods whose count what they see decides; above which ratio, on the grid, it may miss two tokens a frame or more."""
 
 
-def test_what_is_seen_decides_nowhere_else():
-    assert {name for name in REGISTRY if build(name, 0.5).kept([20] * 6) is None} == set(DATA_DECIDES)
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+@given(ratio=st.floats(0.02, 0.99), frames=st.integers(1, 7), tokens=st.integers(1, 25))
+def test_what_is_seen_decides_nowhere_else(name, ratio, frames, tokens):
+    assert (build(name, ratio).kept([tokens] * frames) is None) == (name in DATA_DECIDES)
 
 
 @pytest.mark.parametrize("name", [name for name in ON_GRID if DATA_DECIDES.get(name) is not None])

@@ -242,7 +242,7 @@ def test_aks_chooses_frames_before_the_tower(checkpoints, family):
         (answer,) = mllm.generate([request])
         assert list(answer.ids) == reference.plain([chosen, sample.question], ANSWER_TOKENS)
         with flop_counter() as count:
-            mllm.clip.score_frames(frames, sample.question)
+            EncodeCache(frozenset()).scorer(mllm.clip, clip.cluster, [0], sample.question)(0, frames)
         cosine = 2 * len(frames.numbers) * mllm.clip.model.config.projection_dim  # the method's own: timed, not counted
         assert price(answer.trace, costs).auxiliary == count.get_total_flops() - cosine > 0
     assert left_out > 0

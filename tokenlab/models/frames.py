@@ -10,6 +10,7 @@ from tokenlab.compressors.stages import FrameSelection
 from tokenlab.data.media.video import decode
 from tokenlab.data.samples import Frames, Sample
 from tokenlab.errors import UserError
+from tokenlab.models.encode_cache import EncodeCache
 from tokenlab.models.settings import MLLM
 from tokenlab.models.vision.auxiliary import AuxiliaryClip
 from tokenlab.models.vision.frame_selection import select_from_media
@@ -54,6 +55,6 @@ def select_frames(
         raise UserError(f"select_frames: num_frames is {num_frames}, but must be at least 1")
     frames = video if isinstance(video, Frames) else decode(video, num_frames)
     loaded = AuxiliaryClip(MLLM(checkpoint="", auxiliary={"clip": clip})) if isinstance(clip, str) else clip
-    score = None if loaded is None else lambda _, frames: loaded.score_frames(frames, question)
+    score = EncodeCache(frozenset()).scorer(loaded, "0", [0], question)
     (selected,), _ = select_from_media([frames], Sample("0", "0", question), pipeline, seed, score)
     return selected

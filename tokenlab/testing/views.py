@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from tokenlab.compressors.base import SampleNoise
@@ -85,9 +85,17 @@ def through_tower(
             protected=protected,
             generator=generator_at(f"block {layer}"),
         )
+        before = view.hidden.clone(), view.keys.clone()
         reduction, state = method.reduce_block(view, state)
+        check_untouched(f"block {layer}", before, (view.hidden, view.keys))
         yield view, reduction.check()
         size = reduction.apply(size.flatten(), "sum").reshape(frames, -1)
+
+
+def check_untouched(where: str, before: Sequence[Shaped[Tensor, "..."]], now: Sequence[Shaped[Tensor, "..."]]) -> None:
+    """Raises ValueError where a method changed in place what it was shown."""
+    if not all(map(torch.equal, before, now)):
+        raise ValueError(f"{where}: the method changes what it is shown")
 
 
 Keys = Callable[[Float[Tensor, "h s d"], Float[Tensor, "g s d"]], None]
@@ -149,7 +157,9 @@ def through_layers(
             evidence=of_llm(method, hidden, drawn, edit),
             generator=generator_at(f"layer {layer}"),
         )
+        seen = view.hidden.clone()
         reduction, state = method.reduce_layer(view, state)
+        check_untouched(f"layer {layer}", (seen,), (view.hidden,))
         yield view, reduction.check()
         values, left = reduction.apply(values), left[reduction.anchor]
         tag = reduction.tag if reduction.tag is not None else None if tag is None else tag[reduction.anchor]

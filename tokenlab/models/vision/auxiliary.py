@@ -92,12 +92,6 @@ class AuxiliaryClip(nn.Module):
         return tokens, 1000 * (time.perf_counter() - started)
 
     @torch.inference_mode()
-    def score_frames(self, frames: Frames, question: str) -> tuple[Float[Tensor, " t"], tuple[int, ...]]:
-        """Cosine of each whole frame with the question, its best segment if it has several; and the texts' lengths."""
-        embedded, lengths = self.embed_question(question)
-        return best_cosine(self.embed_frames(frames), embedded), lengths
-
-    @torch.inference_mode()
     def embed_frames(self, frames: Frames) -> Float[Tensor, "t e"]:
         """Each whole frame's pooled embedding."""
         pixels = self.processor.image_processor(list(frames.pixels), return_tensors="pt")["pixel_values"]

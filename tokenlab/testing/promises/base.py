@@ -20,6 +20,8 @@ Build = Callable[[float], TokenCompressor]
 """Builds a compressor at a ratio, or at what comes nearest to it."""
 
 RATIOS = st.floats(0.02, 0.99)
+MANY = (64, 8, 8)
+"""A medium of so many tokens that all pairs of them would show, and be no burden."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 

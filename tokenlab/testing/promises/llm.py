@@ -8,10 +8,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from tokenlab.compressors.stages import CacheReduction, GridReduction, LayerReduction
-from tokenlab.testing.promises.base import RATIOS, Build, Largest, expect, on_drawn, promise
+from tokenlab.testing.promises.base import MANY, RATIOS, Build, Largest, expect, on_drawn, promise
 from tokenlab.testing.views import through_layers, through_steps
-
-MANY = (64, 8, 8)
 
 
 @promise(LayerReduction, drawn=True)

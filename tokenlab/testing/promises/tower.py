@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,14 +18,16 @@ from tokenlab.testing.views import frame_view, through_tower
 def selects_frames_in_time_order(build: Build) -> None:
     """As many as it says, and none merged."""
 
-    @on_drawn(ratio=RATIOS, frames=st.integers(1, 40))
-    def _(ratio: float, frames: int) -> None:
+    @on_drawn(ratio=RATIOS, frames=st.integers(1, 40), native=st.booleans())
+    def _(ratio: float, frames: int, native: bool) -> None:
         method: Any = build(ratio)
+        if native and method.has_native_budget:
+            method = replace(method, retention_ratio=None)
         reduction = method.select_frames(frame_view(method, frames)).check()
         expect(not reduction.merges, "frames are selected, never merged")
         chosen = reduction.anchor.tolist()
         expect(chosen == sorted(set(chosen)), f"the chosen frames are not in time order: {chosen}")
-        expect_count(method, len(chosen), [1] * frames)
+        expect_count(method, 3 * len(chosen), [3] * frames)
 
 
 @promise(TowerReduction, drawn=True)
