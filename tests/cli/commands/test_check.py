@@ -125,3 +125,11 @@ def test_a_run_with_a_file_s_method_can_be_repeated(folder, capsys):
     assert f"class_path: {folder}/mine.py:Mine" in config.read_text()
     sys.modules.pop(REGISTRY.pop("mine").__module__)  # as in another process
     assert main(["validate", "--config", str(config)]) == 0
+
+
+def test_a_method_that_changes_what_it_is_shown_breaks_a_promise(folder, capsys):
+    main(["compressors", "new", "meddler", "--stage", "layers"])
+    file = folder / "meddler.py"
+    file.write_text(file.read_text().replace("        scores =", "        view.hidden.zero_()\n        scores ="))
+    assert main(["check", "meddler.py:Meddler", "--examples", "5"]) == 1
+    assert "the method changes what it is shown" in " ".join(capsys.readouterr().out.split())
