@@ -18,7 +18,7 @@ BlockTokens = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class AppliedReduction:
-    """One reduction as it was applied to one medium of a prompt."""
+    """One reduction as it was applied to one medium of a prompt, and the FLOPs of deciding it."""
 
     stage: str
     compressor: str
@@ -26,6 +26,7 @@ class AppliedReduction:
     reduction: Reduction
     layer: int | None = None
     drops_separators: bool = False
+    flops: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class Trace:
         visible_tokens: `visible_tokens[step][layer]`, cache entries that a decode step attends to. Empty: all.
         rope_recomputed: Tokens whose rotary embedding was computed anew between layers at prefill.
         rope_recomputed_per_step: The same at each decode step.
+        evidence_flops: FLOPs of what methods were shown at prefill: rows of attention, queries and keys made again.
+        step_flops: By decode step, FLOPs of what methods were shown and of their decisions.
     """
 
     media: tuple[MediumTrace, ...] = ()
@@ -93,10 +96,17 @@ class Trace:
     visible_tokens: tuple[tuple[int, ...], ...] = ()
     rope_recomputed: int = 0
     rope_recomputed_per_step: int = 0
+    evidence_flops: int = 0
+    step_flops: tuple[int, ...] = ()
 
     def __add__(self, later: Trace) -> Trace:
         """Adds the trace of a later part of the way: counts are summed, lists are joined."""
         return Trace(**{each.name: getattr(self, each.name) + getattr(later, each.name) for each in fields(Trace)})
+
+    @property
+    def method_flops(self) -> int:
+        """FLOPs of the methods' own work, in matrix products as torch counts them."""
+        return self.evidence_flops + sum(applied.flops for applied in self.reductions) + sum(self.step_flops)
 
     @property
     def visual_tokens_in(self) -> int:

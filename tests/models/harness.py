@@ -6,6 +6,7 @@ from functools import cached_property
 from tests.reference.prompts import Reference
 from tokenlab.compressors import Pipeline
 from tokenlab.data.samples import Clip
+from tokenlab.models.costs.flops import ModelCosts
 from tokenlab.models.encode_cache import EncodeCache
 from tokenlab.models.families import FAMILIES, Family
 from tokenlab.models.mllm import LoadedModel
@@ -37,6 +38,10 @@ class Harness:
     @property
     def family(self) -> Family:
         return self.loaded.family
+
+    @cached_property
+    def costs(self) -> ModelCosts:
+        return ModelCosts(self.loaded.config, self.family)
 
     @cached_property
     def baseline(self) -> dict[str, tuple[int, ...]]:

@@ -7,10 +7,10 @@ from transformers import DynamicCache
 from tests.models.harness import Harness
 from tests.models.pipelines import PIPELINES, HalfSight, ThinningTower, build, thinning, tiers
 from tokenlab.compressors import Pipeline
-from tokenlab.models.costs.counting import flop_counter
-from tokenlab.models.costs.flops import ModelCosts
 from tokenlab.models.costs.price import price
+from tokenlab.models.counter import flop_counter
 from tokenlab.models.encode_cache import EncodeCache
+from tokenlab.models.families.support import why_unsupported
 from tokenlab.models.hf import CACHE
 
 ENTRY, MIDDLE = (0, "before_attention"), (1, "after_attention")
@@ -29,25 +29,34 @@ MEASURED = {
             HalfSight(retention_ratio=0.5),
         )
     ),
-    **{name: build(PIPELINES[name]) for name in ("random", "frame_stride", "similarity", "pool", "merge, pool, prune")},
+    **{name: build(methods) for name, methods in PIPELINES.items()},
 }
 
 
 @pytest.mark.parametrize(("harness", "name"), tiers(MEASURED), indirect=["harness"])
 def test_flops_equal_the_counter(harness: Harness, name: str):
-    """Tower and projector while encoding, prefill and decode while generating, at batch 1."""
-    mllm, pipeline = harness.loaded, MEASURED[name]
-    costs = ModelCosts(mllm.config, mllm.family)
-    for clip in harness.clips:
-        for sample in clip.samples[:2]:
-            with flop_counter() as encoding:
-                request = mllm.prepare(clip, sample, pipeline, EncodeCache(frozenset()))
-            with flop_counter() as generating:
-                (answer,) = mllm.generate([request])
-            priced = price(answer.trace, costs)
-            # a method's own matrix products are timed, not counted: none of the measured ones has any
-            assert priced.tower + priced.projector == encoding.get_total_flops()
-            assert priced.prefill + priced.decode == generating.get_total_flops()
+    """At batch 1, what methods are shown and decide included: before the LLM, and then in it."""
+    mllm, pipeline, costs = harness.loaded, MEASURED[name], harness.costs
+    with flop_counter() as encoding:
+        request = harness.prepare(harness.clips[0], pipeline)
+    with flop_counter() as generating:
+        (answer,) = mllm.generate([request])
+    before, priced = price(request.trace, costs), price(answer.trace, costs)
+    assert before.tower + before.projector + before.method == encoding.get_total_flops()
+    assert priced.prefill + priced.decode + priced.method - before.method == generating.get_total_flops()
+
+
+@pytest.mark.parametrize("harness", ["llava", "qwen3_vl"], indirect=True)
+@pytest.mark.parametrize("name", ["fastv", "random in the cache", "dycoke", "pyramiddrop", "sparsevlm", "tome"])
+def test_neighbours_cost_nothing(harness: Harness, name: str):
+    """Nor do prompts that are padded, nor answers that go on when one has ended."""
+    pipeline = build(PIPELINES[name])
+    if why_unsupported(harness.family, pipeline.compressors[0]):
+        pytest.skip("this family cannot have it")
+    alone, together = (harness.answers(pipeline, batch_size=size) for size in (1, 6))
+    priced = [price(each.trace, harness.costs) for each in alone]
+    assert priced == [price(each.trace, harness.costs) for each in together]
+    assert len({each.prefill for each in priced}) > 1
 
 
 def test_fewer_tokens_cost_less(harness: Harness):
@@ -55,7 +64,7 @@ def test_fewer_tokens_cost_less(harness: Harness):
     from dataclasses import replace
 
     mllm, clip = harness.loaded, harness.clips[0]
-    costs = ModelCosts(mllm.config, mllm.family)
+    costs = harness.costs
     encodings = EncodeCache(frozenset())
     full = mllm.prepare(clip, clip.samples[0], Pipeline(), encodings).trace
     pruned = mllm.prepare(clip, clip.samples[0], MEASURED["random"], encodings).trace
@@ -74,7 +83,7 @@ def test_attention_is_counted_on_the_cpu():
 
 def test_one_length_everywhere_is_the_whole_decoder(harness: Harness):
     """Layer by layer and as one; and as torch counts the real decoder at lengths that no polynomial was fitted at."""
-    model, costs = harness.loaded.model, ModelCosts(harness.loaded.config, harness.family)
+    model, costs = harness.loaded.model, harness.costs
     for tokens in (7, 19):
         lengths = [tokens] * costs.num_layers
         assert costs.prefill(tokens) == costs.prefill_layers(lengths) == costs.prefill_layers(lengths, lengths)
@@ -94,7 +103,7 @@ def test_one_length_everywhere_is_the_whole_decoder(harness: Harness):
 
 def test_a_length_for_every_layer(harness: Harness):
     """Real layers called one by one, each on fewer tokens, cut before the attention or behind it."""
-    model, costs = harness.loaded.model, ModelCosts(harness.loaded.config, harness.family)
+    model, costs = harness.loaded.model, harness.costs
     decoder, width = model.model.get_decoder(), model.config.get_text_config().hidden_size
     same = [4] * (costs.num_layers - 3)
     entry, behind = [13, 9, 4, *same], [13, 6, 4, *same]
@@ -115,7 +124,7 @@ def test_a_length_for_every_layer(harness: Harness):
 
 def test_weights_by_part(harness: Harness):
     model = harness.loaded.model
-    costs = ModelCosts(harness.loaded.config, harness.family)
+    costs = harness.costs
     inside = sum(weight.numel() for module in costs.vision.projectors(model) for weight in module.parameters())
     tower = sum(weight.numel() for weight in harness.family.tower_of(model).parameters())
     assert sum(costs.parameters.values()) == sum(weight.numel() for weight in model.parameters())

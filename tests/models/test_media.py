@@ -8,9 +8,9 @@ from tokenlab.compressors import Pipeline
 from tokenlab.data.samples import Clip, Sample
 from tokenlab.errors import SampleError
 from tokenlab.functional import frame_budgets
-from tokenlab.models.costs.counting import flop_counter
 from tokenlab.models.costs.flops import ModelCosts
 from tokenlab.models.costs.price import price
+from tokenlab.models.counter import flop_counter
 from tokenlab.models.encode_cache import EncodeCache
 from tokenlab.models.families import FAMILIES
 from tokenlab.testing import ANSWER_TOKENS

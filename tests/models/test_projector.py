@@ -11,9 +11,9 @@ from tokenlab.compressors import REGISTRY, Pipeline
 from tokenlab.compressors.evidence import ProjectorInput, TokenEmbeddings
 from tokenlab.compressors.stages import GridReduction, GridView
 from tokenlab.data.samples import Frames
-from tokenlab.models.costs.counting import flop_counter
 from tokenlab.models.costs.flops import ModelCosts
 from tokenlab.models.costs.price import price
+from tokenlab.models.counter import flop_counter
 from tokenlab.models.encode_cache import EncodeCache
 from tokenlab.models.families import FAMILIES
 from tokenlab.models.families.support import why_unsupported

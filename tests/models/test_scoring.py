@@ -7,9 +7,9 @@ from tests.models.harness import Harness
 from tests.models.pipelines import PIPELINES, build, possible, thinning
 from tokenlab.compressors import Pipeline
 from tokenlab.errors import SampleError
-from tokenlab.models.costs.counting import flop_counter
 from tokenlab.models.costs.flops import ModelCosts
 from tokenlab.models.costs.price import price
+from tokenlab.models.counter import flop_counter
 from tokenlab.models.encode_cache import EncodeCache
 from tokenlab.models.scoring import score
 from tokenlab.testing.stubs import KEEPING

@@ -16,11 +16,12 @@ class Flops:
     auxiliary: int = 0  # further encoders, where the arm uses one
     prefill: int = 0
     decode: int = 0
+    method: int = 0  # the methods' own products: evidence and decisions
 
     @property
     def total(self) -> int:
         """All parts."""
-        return self.tower + self.projector + self.auxiliary + self.prefill + self.decode
+        return self.tower + self.projector + self.auxiliary + self.prefill + self.decode + self.method
 
 
 @dataclass(frozen=True)

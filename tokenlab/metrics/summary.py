@@ -26,6 +26,7 @@ class FlopMeans:
     auxiliary: float
     prefill: float
     decode: float
+    method: float
     total: float
 
 
@@ -249,6 +250,7 @@ def _cost(records: list[Record]) -> Cost:
             auxiliary=mean(lambda r: r.flops.auxiliary),
             prefill=mean(lambda r: r.flops.prefill),
             decode=mean(lambda r: r.flops.decode),
+            method=mean(lambda r: r.flops.method),
             total=mean(lambda r: r.flops.total),
         ),
         milliseconds=_stage_times(records, fmean),

@@ -96,6 +96,7 @@ def encode_trace(encoded: Sequence[Encoded], selected: Sequence[Frames], pipelin
         tower_tokens=tuple(each.tower.tokens if each.tower else () for each in encoded),
         auxiliary_frames=_pictures(encoded, selected) if joint_needs(needs) else 0,
         auxiliary_pooled=sum(each.processed.passes for each in encoded) if needs & POOLED else 0,
+        evidence_flops=sum(each.evidence_flops(needs) for each in encoded),
     )
 
 

@@ -1,4 +1,4 @@
-"""Torch's own FLOP counter, and the polynomials that a few of its counts determine."""
+"""Counts of a model's parts, and the polynomials that a few of its counts determine."""
 
 from __future__ import annotations
 
@@ -10,17 +10,8 @@ from itertools import pairwise
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-
-def flop_counter() -> FlopCounterMode:
-    """Makes torch's counter (2 x multiply-adds); torch up to 2.13 forgets attention on the CPU without the mapping."""
-
-    def attention(query: tuple, key: tuple, value: tuple, *_: object, out_shape: object = None, **__: object) -> int:
-        return sdpa_flop_count(query, key, value)
-
-    cpu_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    return FlopCounterMode(display=False, custom_mapping={cpu_attention: attention})
+from tokenlab.models.counter import flop_counter
 
 
 def count(run: Callable[[], object], modules: Sequence[nn.Module] = ()) -> tuple[int, list[int]]:

@@ -144,7 +144,7 @@ class DryRun:
         projector = (lambda rows: rows) if self.query.token_wise else None
         (tokens,), decisions = reduce_on_grid([tokens], "", self.pipeline, self.noise, projector)
         separators = shape.num_tokens - len(shape.on_grid)
-        if any(method.separators == "drop" for method, _ in decisions):
+        if any(decided.method.separators == "drop" for decided in decisions):
             separators = 0
         state = self._layers(tokens, separators)
         self._decode(state)

@@ -27,6 +27,7 @@ def price(trace: Trace, costs: ModelCosts) -> Flops:
             trace.mlp_tokens or everywhere,
             rope_tokens=trace.prefill_tokens + trace.rope_recomputed,
         ),
+        method=trace.method_flops,
         decode=_decode(trace, costs, trace.cached_tokens or attention_tokens),
     )
 

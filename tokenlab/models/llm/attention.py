@@ -13,10 +13,12 @@ from tokenlab.compressors.evidence import LayerAttention, NormedHidden
 from tokenlab.compressors.pipeline import LATEST, UNROTATED, LayerPlan
 from tokenlab.compressors.stages import LayerReduction, Moment
 from tokenlab.functional.attention import Attention
+from tokenlab.models.counter import MethodFlops
 from tokenlab.models.hf import AttentionProbe, Decoder
 from tokenlab.models.llm.state import PromptState
 from tokenlab.tokens import Evidence
 from tokenlab.tokens.padding import padded_positions
+from tokenlab.trace import Trace
 
 
 class PrefillAttention:
@@ -84,10 +86,12 @@ class PrefillAttention:
     ) -> Attention:
         """A layer's attention to a prompt at its entry; one prompt at a time, so that its neighbours change nothing."""
         positions = padded_positions([prompt.positions]).to(hidden.device)
-        cosine, sine = self.decoder.rotate(hidden[None], positions)
-        if not need.rotary:
-            cosine, sine = torch.ones_like(cosine), torch.zeros_like(sine)
-        query, key = self.decoder.queries_and_keys(layer, self.probes[layer], hidden[None], (cosine, sine))
+        with MethodFlops() as work:
+            cosine, sine = self.decoder.rotate(hidden[None], positions)
+            if not need.rotary:
+                cosine, sine = torch.ones_like(cosine), torch.zeros_like(sine)
+            query, key = self.decoder.queries_and_keys(layer, self.probes[layer], hidden[None], (cosine, sine))
+        prompt.trace += Trace(evidence_flops=work.total)
         return Attention.of(query[0], key[0], self.probes[layer].scaling)
 
 

@@ -284,8 +284,10 @@ class DecoderHooks:
         if probe is None or not probe.queries:
             return None
         query, key = probe.queries.pop(), probe.keys.pop()
-        valid = valid_columns([len(prompt.origins[layer]) + self.step for prompt in self.prompts])
-        return last_attention(query, key, probe.scaling, valid)
+        lengths = [len(prompt.origins[layer]) + self.step for prompt in self.prompts]
+        if self.visible:
+            self.visible.shown([2 * query.shape[1] * query.shape[3] * length for length in lengths])
+        return last_attention(query, key, probe.scaling, valid_columns(lengths))
 
 
 _ACTIVE: ContextVar[DecoderHooks | None] = ContextVar("tokenlab_decoder", default=None)

@@ -14,6 +14,7 @@ from tokenlab.compressors.base import SampleNoise, State
 from tokenlab.compressors.stages import LayerReduction, LayerView, Moment
 from tokenlab.errors import failing_sample
 from tokenlab.functional.attention import Attention
+from tokenlab.models.counter import MethodFlops
 from tokenlab.reduction import Reduction
 from tokenlab.tokens import Evidence, VisualTokens
 from tokenlab.tokens.sequence import TokenLayout
@@ -95,6 +96,7 @@ class PromptState:
         """
         decisions = []
         for number, tokens in enumerate(self.media):
+            work = MethodFlops()
             if method.temporal and tokens.is_image:
                 decisions.append(Reduction.identity(tokens.num_tokens))
             else:
@@ -112,12 +114,11 @@ class PromptState:
                     generator=self.noise.generator(place, number, f"layer {layer}, {moment}"),
                 )
                 key = ("layers", place, number)
-                with failing_sample(method.name):
+                with failing_sample(method.name), work:
                     decision, self.states[key] = method.reduce_layer(view, self.states.get(key))
                     decisions.append(decision.settle(method.order, tokens.num_tokens))
-            applied = AppliedReduction(
-                "layers", method.name, number, decisions[-1], layer, drops_separators=method.separators == "drop"
-            )
+            drops = method.separators == "drop"
+            applied = AppliedReduction("layers", method.name, number, decisions[-1], layer, drops, work.total)
             self.trace += Trace(reductions=(applied,))
         return decisions
 
@@ -139,7 +140,10 @@ def llm_trace(state: PromptState | None, generated: int) -> Trace:
     """What happened to one prompt inside the LLM, for so many tokens of its answer."""
     if state is None:
         return Trace(generated_tokens=generated)
-    trace = replace(state.trace, visible_tokens=state.trace.visible_tokens[: generated - 1])
+    steps = generated - 1
+    trace = replace(
+        state.trace, visible_tokens=state.trace.visible_tokens[:steps], step_flops=state.trace.step_flops[:steps]
+    )
     return trace + Trace(
         generated_tokens=generated,
         attention_tokens=tuple(state.attention_tokens),

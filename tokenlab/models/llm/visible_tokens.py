@@ -12,6 +12,7 @@ from tokenlab.compressors.evidence import StepAttention
 from tokenlab.compressors.pipeline import LayerPlan
 from tokenlab.compressors.stages import CacheReduction, CacheView
 from tokenlab.errors import failing_sample
+from tokenlab.models.counter import MethodFlops
 from tokenlab.models.hf import KVTransform
 from tokenlab.models.llm.state import PromptState
 from tokenlab.tokens import Evidence
@@ -40,6 +41,7 @@ class VisibleTokens:
         """Begins a step, which may look at everything until a method says otherwise."""
         self.step = step
         self.masked = [torch.empty(0, dtype=torch.long) for _ in self.prompts]
+        self.flops = [0] * len(self.prompts)
         self.visible: list[list[int]] = [
             [len(origin) + step - 1 for origin in prompt.origins[: self.plan.first_layer]] for prompt in self.prompts
         ]
@@ -48,6 +50,10 @@ class VisibleTokens:
         """Lets methods forget the steps so far."""
         for prompt, states in zip(self.prompts, self.prefilled, strict=True):
             prompt.states = dict(states)
+
+    def shown(self, flops: Sequence[int]) -> None:
+        """Notes what it took, prompt by prompt, to compute what methods look at in this step."""
+        self.flops = [spent + more for spent, more in zip(self.flops, flops, strict=True)]
 
     def choose(self, index: int, attention: Float[Tensor, "b k"] | None) -> None:
         """Asks the methods what a layer and those above it look at in this step.
@@ -67,8 +73,8 @@ class VisibleTokens:
 
     def end_step(self) -> None:
         """Notes in each prompt's trace what the step attended to."""
-        for prompt, visible in zip(self.prompts, self.visible, strict=True):
-            prompt.trace += Trace(visible_tokens=(tuple(visible),))
+        for prompt, visible, flops in zip(self.prompts, self.visible, self.flops, strict=True):
+            prompt.trace += Trace(visible_tokens=(tuple(visible),), step_flops=(flops,))
 
     def _select_visible(
         self, row: int, prompt: PromptState, place: int, index: int, attention: Float[Tensor, "b k"] | None
@@ -82,7 +88,9 @@ class VisibleTokens:
             seen = torch.isin(origin, medium.visual) & ~torch.isin(origin, self.masked[row])
             visual = seen.nonzero()[:, 0]
             evidence = {} if attention is None else self._evidence(prompt, attention[row], index)
-            kept = self._decide(method, place, prompt, number, index, visual, evidence)
+            with MethodFlops() as work:
+                kept = self._decide(method, place, prompt, number, index, visual, evidence)
+            self.flops[row] += work.total
             skipped = torch.ones(len(visual), dtype=torch.bool)
             skipped[kept] = False
             self.masked[row] = torch.cat([self.masked[row], origin[visual[skipped]]])

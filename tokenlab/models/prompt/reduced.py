@@ -64,11 +64,12 @@ def reduced_prompt(
     layout = TokenLayout.identity(prompt)
     orders = [torch.arange(len(medium.visual)) for medium in prompt.media]  # which slot stands where in the sequence
     totals = [Reduction.identity(len(medium.visual)) for medium in prompt.media]
-    for method, decided in decisions:
-        if all(decision.is_identity for decision in decided):
+    for decided in decisions:
+        method = decided.method
+        if all(decision.is_identity for decision in decided.reductions):
             continue
         in_sequence = []
-        for number, decision in enumerate(decided):
+        for number, decision in enumerate(decided.reductions):
             standing = Reduction.cat([(decision, orders[number].argsort())], decision.num_inputs)
             standing, orders[number] = layout.in_runs(standing, number)
             in_sequence.append(standing)

@@ -111,7 +111,8 @@ class AuxiliaryClip(nn.Module):
 
 def best_cosine(frames: Float[Tensor, "t e"], segments: Float[Tensor, "q e"]) -> Float[Tensor, " t"]:
     """How well each frame fits the segment of a question that it fits best."""
-    return (normalize(frames.float(), dim=-1) @ normalize(segments.float(), dim=-1).T).amax(dim=-1)
+    each, words = normalize(frames.float(), dim=-1)[:, None], normalize(segments.float(), dim=-1)
+    return (each * words).sum(-1).amax(-1)
 
 
 class AuxiliaryPoolingHead(nn.Module):

@@ -20,7 +20,7 @@ from tokenlab.models.families import Family, MediaSpec, as_rows
 from tokenlab.models.families.grids import grid_shape
 from tokenlab.models.families.media import ProcessorOutput
 from tokenlab.models.vision.auxiliary import AuxiliaryClip
-from tokenlab.models.vision.evidence import PoolingHead, read_evidence, record_evidence
+from tokenlab.models.vision.evidence import PoolingHead, Spent, read_evidence, record_evidence
 from tokenlab.models.vision.tower import BlockNoise, TowerReductions, TowerRun, blocks_read
 from tokenlab.models.vision.tower_hooks import TowerHooks
 from tokenlab.tokens import Evidence, VisualTokens
@@ -40,7 +40,7 @@ class Encoded:
         tokens: Its grid tokens, with the evidence read from the tower.
         processed: What the processor made of the medium.
         milliseconds: Tower and projector, and the processor where it ran for this.
-        evidence_milliseconds: What each piece of evidence took besides; charged to the arms that need it.
+        spent: What each piece of evidence took besides; charged to the arms that need it.
         tower: What a method left inside the tower, if there was one.
     """
 
@@ -50,14 +50,18 @@ class Encoded:
     tokens: VisualTokens
     processed: ProcessorOutput
     milliseconds: float
-    evidence_milliseconds: dict[Evidence, float]
+    spent: dict[Evidence, Spent]
     tower: TowerReductions | None = None
 
     def charge(self, needs: Collection[Evidence]) -> float:
         """Milliseconds that an arm with these needs is charged; an auxiliary CLIP reads a medium once for all."""
-        spent = {need: self.evidence_milliseconds.get(need, 0.0) for need in needs}
-        by_clip = max((spent.pop(need) for need in joint_needs(needs)), default=0.0)
+        spent = {need: self.spent[need].milliseconds for need in needs if need in self.spent}
+        by_clip = max((spent.pop(need) for need in joint_needs(spent)), default=0.0)
         return self.milliseconds + by_clip + sum(spent.values())
+
+    def evidence_flops(self, needs: Collection[Evidence]) -> int:
+        """FLOPs of the evidence that an arm with these needs looks at."""
+        return sum(self.spent[need].flops for need in needs if need in self.spent)
 
 
 @torch.inference_mode()
@@ -104,7 +108,8 @@ def encode(
     tokens = VisualTokens(values, places, grid, evidence, is_image=is_image, **tiles)
     elapsed = 1000 * (time.perf_counter() - started)
     deepstack = [as_rows(layer) for layer in getattr(output, "deepstack_features", None) or []]
-    return Encoded(output, rows, deepstack, tokens, processed, elapsed - sum(spent.values()), spent, left)
+    elapsed -= sum(each.milliseconds for each in spent.values())
+    return Encoded(output, rows, deepstack, tokens, processed, elapsed, spent, left)
 
 
 def joint_needs(needs: Collection[Evidence]) -> list[TokenEmbeddings]:
@@ -125,13 +130,12 @@ def with_joint_embeddings(
         needs: By which of its layers.
     """
     places = encoded.processed.places
-    read, spent = clip.read(frames, places[places[:, 0] >= 0], cropped, [need.layer for need in needs])
+    read, milliseconds = clip.read(frames, places[places[:, 0] >= 0], cropped, [need.layer for need in needs])
     found = {need: rows.to(encoded.tokens.values.device) for need, rows in zip(needs, read, strict=True)}
     if encoded.tower is not None:
         found = {need: encoded.tower.reduction.apply(rows, need.combine) for need, rows in found.items()}
     tokens = replace(encoded.tokens, evidence={**encoded.tokens.evidence, **found})
-    milliseconds = {**encoded.evidence_milliseconds, **dict.fromkeys(needs, spent)}
-    return replace(encoded, tokens=tokens, evidence_milliseconds=milliseconds)
+    return replace(encoded, tokens=tokens, spent={**encoded.spent, **dict.fromkeys(needs, Spent(milliseconds))})
 
 
 def _tiles(config: PretrainedConfig, processed: ProcessorOutput, device: torch.device) -> dict[str, Any]:

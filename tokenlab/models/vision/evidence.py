@@ -21,6 +21,7 @@ from tokenlab.compressors.evidence import (
     TowerFeatures,
     TowerKeys,
 )
+from tokenlab.models.counter import MethodFlops
 from tokenlab.models.families import Family, MediaSpec
 from tokenlab.models.families.grids import Calls
 from tokenlab.models.families.media import ProcessorOutput
@@ -37,6 +38,19 @@ LAST_BLOCK = TowerFeatures(layer=-1)
 
 PoolingHead = Callable[[Float[Tensor, "t p d"]], tuple[Float[Tensor, "t d"], Float[Tensor, "t p"]]]
 """A tower's pooling head: what it makes of each frame, and what it pays each of its patches."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a piece of evidence took.
+
+    Attributes:
+        milliseconds: Of wall time.
+        flops: Of products; what an auxiliary encoder computes is priced with it.
+    """
+
+    milliseconds: float
+    flops: int = 0
 
 
 @dataclass
@@ -137,27 +151,28 @@ def read_evidence(
     reductions: TowerReductions | None,
     head: PoolingHead | None,
     needs: frozenset[Evidence],
-) -> tuple[dict[Evidence, Tensor], dict[Evidence, float]]:
-    """Evidence on the token grid, or on what a method in the tower left of it; and the milliseconds that each took."""
+) -> tuple[dict[Evidence, Tensor], dict[Evidence, Spent]]:
+    """Evidence on the token grid, or on what a method in the tower left of it; and what each took."""
     evidence: dict[Evidence, Tensor] = {}
-    spent: dict[Evidence, float] = {}
+    spent: dict[Evidence, Spent] = {}
     if record is None:
         return evidence, spent
     for need in record.needs(needs):
         synchronise(model.device)
         started = time.perf_counter()
-        calls = record.calls(need, family, head)
-        if not need.per_token:
-            rows = torch.cat(list(calls))
-        elif reductions is not None:
-            rows = _behind_tower(need, torch.cat(list(calls)), reductions)
-        else:
-            to_grid = processed.spec.projector_to_grid if need == PROJECTOR_INPUT else processed.spec.to_grid
-            rows = to_grid(model, processed.inputs, calls)
+        with MethodFlops() as work:
+            calls = record.calls(need, family, head)
+            if not need.per_token:
+                rows = torch.cat(list(calls))
+            elif reductions is not None:
+                rows = _behind_tower(need, torch.cat(list(calls)), reductions)
+            else:
+                to_grid = processed.spec.projector_to_grid if need == PROJECTOR_INPUT else processed.spec.to_grid
+                rows = to_grid(model, processed.inputs, calls)
         # attention is a number a token
         evidence[need] = rows[:, 0] if isinstance(need, TowerAttention | PoolingAttention) else rows
         synchronise(model.device)
-        spent[need] = 1000 * (time.perf_counter() - started)
+        spent[need] = Spent(1000 * (time.perf_counter() - started), 0 if need in POOLED else work.total)
     return evidence, spent
 
 

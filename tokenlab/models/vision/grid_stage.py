@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,6 +12,7 @@ from tokenlab.compressors.base import SampleNoise, TokenCompressor
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.compressors.stages import GridReduction, GridView, TowerReduction
 from tokenlab.errors import failing_sample
+from tokenlab.models.counter import MethodFlops
 from tokenlab.models.vision.encode import ALIGNED, Encoded
 from tokenlab.models.vision.evidence import PROJECTOR_INPUT
 from tokenlab.reduction import Reduction
@@ -21,8 +22,24 @@ from tokenlab.trace import AppliedReduction, Trace
 Projector = Callable[[Float[Tensor, "n e"]], Float[Tensor, "n d"]]
 """A projector that takes tokens one by one."""
 
-Decisions = list[tuple[TokenCompressor, list[Reduction]]]
-"""Methods in the order in which they acted, each with its reduction of every medium; on the CPU."""
+
+@dataclass(frozen=True)
+class Decided:
+    """What one method decided before the LLM.
+
+    Attributes:
+        method: The method.
+        reductions: Of every medium, on the CPU.
+        flops: Of deciding each of them.
+    """
+
+    method: TokenCompressor
+    reductions: list[Reduction]
+    flops: list[int]
+
+
+Decisions = list[Decided]
+"""In the order in which the methods acted."""
 
 
 def reduce_on_grid(
@@ -46,26 +63,28 @@ def reduce_on_grid(
     """
     decisions: Decisions = []
     for place, method in pipeline.placed(GridReduction).items():
-        decided = []
+        decided = Decided(method, [], [])
         for number, tokens in enumerate(media):
+            work = MethodFlops()
             if method.temporal and tokens.is_image:
-                decided.append(Reduction.identity(tokens.num_tokens))
-                continue
-            view = GridView(tokens, question, noise.generator(place, number, "grid"))
-            with failing_sample(method.name):
-                decided.append(method.reduce_grid(view).settle(method.order, tokens.num_tokens))
+                decision = Reduction.identity(tokens.num_tokens)
+            else:
+                view = GridView(tokens, question, noise.generator(place, number, "grid"))
+                with failing_sample(method.name), work:
+                    decision = method.reduce_grid(view).settle(method.order, tokens.num_tokens)
+            decided.reductions.append(decision)
+            decided.flops.append(work.total)
         before = projector if method.merges_before_projector else None
-        media = [_apply(decision, tokens, before) for tokens, decision in zip(media, decided, strict=True)]
-        decisions.append((method, decided))
+        media = [_apply(decision, tokens, before) for tokens, decision in zip(media, decided.reductions, strict=True)]
+        decisions.append(decided)
     return media, decisions
 
 
 def from_tower(encoded: Sequence[Encoded], pipeline: Pipeline) -> Decisions:
     """What a method inside the tower left of the media, as a decision on their token grids."""
-    return [
-        (method, [each.tower.reduction.to("cpu") for each in encoded if each.tower])
-        for method in pipeline.of_stage(TowerReduction)
-    ]
+    left = [each.tower for each in encoded if each.tower]
+    reductions, flops = [each.reduction.to("cpu") for each in left], [each.flops for each in left]
+    return [Decided(method, reductions, flops) for method in pipeline.of_stage(TowerReduction)]
 
 
 def grid_trace(decisions: Decisions, token_wise: bool) -> Trace:
@@ -76,12 +95,14 @@ def grid_trace(decisions: Decisions, token_wise: bool) -> Trace:
         token_wise: Whether the projector takes tokens one by one, so that some were merged before it.
     """
     applied, merged_before = [], 0
-    for method, decided in decisions:
+    for decided in decisions:
+        method = decided.method
         stage = "tower" if isinstance(method, TowerReduction) else "grid"
         drops = method.separators == "drop"
-        applied += [AppliedReduction(stage, method.name, *each, None, drops) for each in enumerate(decided)]
+        for number, (reduction, flops) in enumerate(zip(decided.reductions, decided.flops, strict=True)):
+            applied.append(AppliedReduction(stage, method.name, number, reduction, None, drops, flops))
         if token_wise and isinstance(method, GridReduction) and method.merges_before_projector:
-            merged_before += sum(decision.num_merged for decision in decided)
+            merged_before += sum(reduction.num_merged for reduction in decided.reductions)
     return Trace(reductions=tuple(applied), projector_tokens=merged_before)
 
 

@@ -15,6 +15,7 @@ from tokenlab.compressors.base import SampleNoise, State
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.compressors.stages import BlockView, TowerReduction
 from tokenlab.errors import UserError, failing_sample
+from tokenlab.models.counter import MethodFlops
 from tokenlab.reduction import Reduction
 from tokenlab.trace import BlockTokens
 
@@ -40,6 +41,7 @@ class TowerReductions:
         depth: Blocks of the tower; the last ones may not be read by the LLM.
         reductions: By block read, of all frames' tokens one after the other, protected ones included.
         tokens: By block read, of every frame: tokens into attention, and into the MLP.
+        flops: Of the method's decisions, all blocks together.
     """
 
     compressor: TowerReduction
@@ -48,6 +50,7 @@ class TowerReductions:
     depth: int
     reductions: tuple[Reduction, ...]
     tokens: BlockTokens
+    flops: int
 
     @cached_property
     def reduction(self) -> Reduction:
@@ -117,6 +120,7 @@ class TowerRun:
         self.tokens: list[tuple[int, int]] = []
         self.size: Float[Tensor, "t n"] = torch.empty(0, 0)  # patches that each token stands for
         self.merged = False
+        self.work = MethodFlops()
 
     def reduce(self, hidden: Float[Tensor, "t n d"], keys: Float[Tensor, "t n heads e"]) -> Float[Tensor, "t m d"]:
         """Asks the method about the next block, and carries its decision out between attention and MLP."""
@@ -134,7 +138,7 @@ class TowerRun:
             protected=self.protected,
             generator=self.noise(f"block {len(self.reductions)}"),
         )
-        with failing_sample(self.method.name):
+        with failing_sample(self.method.name), self.work:
             reduction, self.state = self.method.reduce_block(view, self.state)
             reduction = check_frames(reduction.check().to(hidden.device), self.method.name, frames, tokens)
         self.reductions.append(reduction)
@@ -153,7 +157,9 @@ class TowerRun:
         """All that was done, when the tower has run; on the device where its output is."""
         reductions = tuple(reduction.to(device) for reduction in self.reductions)
         frames = self.size.shape[0]
-        return TowerReductions(self.method, frames, self.protected, self.depth, reductions, tuple(self.tokens))
+        return TowerReductions(
+            self.method, frames, self.protected, self.depth, reductions, tuple(self.tokens), self.work.total
+        )
 
 
 def check_frames(reduction: Reduction, name: str, frames: int, tokens: int) -> Reduction:
