@@ -17,16 +17,18 @@ from tokenlab.compressors.stages import STAGES, FrameView, GridReduction
 from tokenlab.testing.promises import promises_of
 from tokenlab.testing.views import grid_view
 
-INSIDE = {
+OPTIONS = {
     "random in the LLM": partial(REGISTRY["random"], at="layers"),
     "random in the cache": partial(REGISTRY["random"], at="cache"),
+    "dtd by pixels": partial(REGISTRY["dtd"], by="pixels"),
+    "vidcom2 with the engine's count": partial(REGISTRY["vidcom2"], count="engine"),
 }
-"""Methods that are registered once and act at one of several stages, as another spelling has it."""
+"""Methods that an option lets act elsewhere, look at something else, or keep another number."""
 
 
 def build(name: str, ratio: float) -> TokenCompressor:
     """A method at a ratio, or what comes nearest to it."""
-    return INSIDE[name](retention_ratio=ratio) if name in INSIDE else REGISTRY[name].example(ratio)
+    return OPTIONS[name](retention_ratio=ratio) if name in OPTIONS else REGISTRY[name].example(ratio)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +40,7 @@ def build(name: str, ratio: float) -> TokenCompressor:
             id=f"{name}: {promise}",
             marks=[*[pytest.mark.hypothesis] * promise.drawn, *[pytest.mark.slow] * promise.slow],
         )
-        for name in (*sorted(REGISTRY), *INSIDE)
+        for name in (*sorted(REGISTRY), *OPTIONS)
         for promise in promises_of(build(name, 0.5))
     ],
 )

@@ -52,9 +52,9 @@ PUBLISHED = {
     ),
     "trim": ({"retention_ratio": None, **RENUMBERED}, CLIP),
     "scope": ({"alpha": 1.0, **RENUMBERED}, {TowerAttention(-2, "cls"), TowerFeatures(-2)}),
-    "dtd": ({"threshold": 0.5, "mode": "absolute", **KEPT}, set()),
+    "dtd": ({"threshold": 0.5, "mode": "absolute", "by": "features", **KEPT}, set()),
     "evs": (KEPT, set()),
-    "vidcom2": ({"retention_ratio": 0.25, "channels": 0.5, **KEPT}, set()),
+    "vidcom2": ({"retention_ratio": 0.25, "channels": 0.5, "count": "released", **KEPT}, set()),
     "fastvid": (
         {"retention_ratio": 0.1, "segments": 8, "tau": 0.9, "merged": 0.4, "stride": 4, "beta": 0.6, **KEPT},
         {PoolingAttention(), FrameFeatures()},

@@ -21,7 +21,7 @@ def on_grid(values: Tensor, frames: int = 1, rows: int = 1, evidence: dict[Evide
 def decide_on_grid(method: TokenCompressor, tokens: VisualTokens, question: str = "what ?") -> Reduction:
     """The decision about one medium, its slots as they reach the LLM; a method that is off keeps all."""
     _, decisions = reduce_on_grid([tokens], question, Pipeline((method,)), SampleNoise(0, "golden"), None)
-    return decisions[0][1][0] if decisions else Reduction.identity(tokens.num_tokens)
+    return decisions[0].reductions[0] if decisions else Reduction.identity(tokens.num_tokens)
 
 
 def in_llm(

@@ -111,6 +111,8 @@ PIPELINES = {
         ("fastv", {"retention_ratio": 0.5}),
     ),
     "frames, tower": (("frame_stride", {"retention_ratio": 0.5}), ("tome", {"retention_ratio": 0.5})),
+    "dtd by pixels": (("dtd", {"by": "pixels", "mode": "relative"}),),
+    "dtd by pixels, to a ratio": (("dtd", {"by": "pixels", "retention_ratio": 0.4}),),
     "framefusion, authors' budget": (("framefusion", {"cost": 0.3, "separators": "follow"}),),
     "two in the layers": (("framefusion", {"retention_ratio": 0.6}), ("fastv", {"retention_ratio": 0.3})),
     "grid, layers, cache": (

@@ -32,6 +32,13 @@ def test_a_method_runs_wherever_it_must(name, family):
     assert expected is None or expected in reason
 
 
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_pixels_are_compared_where_it_is_known_which_a_token_shows(family):
+    reason = why_unsupported(FAMILIES[family], REGISTRY["dtd"](by="pixels"))
+    assert (reason is None) == FAMILIES[family].native_resolution
+    assert reason is None or "does not say which pixels a token shows" in reason
+
+
 @pytest.mark.parametrize("name", ["aks", "cdpruner", "trim"])
 def test_without_its_encoder_a_method_is_refused_by_that_key(name):
     for family in KINDS:

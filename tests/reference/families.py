@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.vision_utils import get_vision_window_index
 
@@ -203,6 +204,25 @@ class Checkpoint:
         """Keys of one layer on the grid, mean over heads or side by side."""
         keys = [key for _, key, _ in self.recorded(inputs, need.layer)]
         return self.on_grid([key.mean(1) if need.heads == "mean" else side_by_side(key) for key in keys], inputs, grid)
+
+    def pixel_change(self, inputs) -> Tensor:
+        """Differences of whole pictures, put together patch by patch, averaged over what each token covers."""
+        vision, part = self.model.config.vision_config, self.processor.video_processor
+        (patches,) = (value for name, value in inputs.items() if name.startswith("pixel_values"))
+        (grid,) = (value[0].tolist() for name, value in inputs.items() if name.endswith("grid_thw"))
+        (steps, rows, columns), side, merge = grid, vision.patch_size, vision.spatial_merge_size
+        pictures = torch.empty(steps, 2, 3, rows * side, columns * side)
+        for number, patch in enumerate(patches):
+            step, rest = divmod(number, rows * columns)
+            block, inside = divmod(rest, merge**2)
+            y = (block // (columns // merge) * merge + inside // merge) * side
+            x = (block % (columns // merge) * merge + inside % merge) * side
+            pictures[step, :, :, y : y + side, x : x + side] = patch.reshape(3, 2, side, side).transpose(0, 1)
+        mean, std = (torch.tensor(each)[:, None, None] for each in (part.image_mean, part.image_std))
+        pictures = pictures * std + mean
+        change = (pictures[1:, 1] - pictures[:-1, 0]).abs().mean(1)
+        tokens = avg_pool2d(change[:, None], merge * side).flatten(1)
+        return torch.cat([torch.full((1, rows * columns // merge**2), torch.inf), tokens]).flatten()
 
     def features(self, inputs, layer: int, grid: tuple[int, int, int]) -> Tensor:
         """What a layer of the tower gives back, on the grid."""

@@ -17,6 +17,7 @@ from tests.reference.sequence import Token, cut
 from tokenlab.compressors import Pipeline
 from tokenlab.compressors.base import SampleNoise
 from tokenlab.compressors.evidence import (
+    PixelChange,
     ProjectorInput,
     QuestionEmbeddings,
     TokenEmbeddings,
@@ -136,6 +137,8 @@ class Reference(Checkpoint):
             for need in needs:
                 if isinstance(need, TowerAttention):
                     evidence[need] = self.attention(inputs, need, seen.grid)
+                elif isinstance(need, PixelChange):
+                    evidence[need] = self.pixel_change(inputs)
                 elif isinstance(need, TowerKeys):
                     evidence[need] = self.keys(inputs, need, seen.grid)
                 elif isinstance(need, TowerFeatures):

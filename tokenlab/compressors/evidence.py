@@ -94,6 +94,17 @@ class ProjectorInput(Evidence):
 
 
 @dataclass(frozen=True)
+class PixelChange(Evidence):
+    """How far the pixels that a token shows are from those in its place a step before, `[n]`.
+
+    The mean absolute difference over pixels and channels, of black to white 1; infinite in the first step. Where frames
+    are taken together in a step, between the last one of a step and the first one of the step before.
+    """
+
+    axes: ClassVar[str] = "n"
+
+
+@dataclass(frozen=True)
 class FrameScores(Evidence):
     """How well each candidate frame fits the question, `[t]`: their cosine in a space they share."""
 

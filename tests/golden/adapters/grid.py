@@ -70,6 +70,14 @@ def evs(case: Case) -> None:
     assert torch.equal(mask_of(decide_on_grid(method, tokens)), case.outputs["mask"])
 
 
+def evs_vllm(case: Case) -> None:
+    params = case.params
+    method = REGISTRY["evs"](retention_ratio=1 - params["q"])
+    tokens = on_grid(case.inputs["video_embeds"], params["T"], params["H"] // params["spatial_merge_size"])
+    assert torch.equal(mask_of(decide_on_grid(method, tokens)), case.outputs["mask"])
+    assert method.kept([params["tokens_per_frame"]] * params["T"]) == params["count"]
+
+
 def fastervlm(case: Case) -> None:
     method = REGISTRY["fastervlm"](tokens=case.params["visual_token_num"])
     received = case.inputs["cls_attention_heads"].mean(dim=1)
@@ -224,6 +232,14 @@ def vidcom2(case: Case) -> None:
     method = REGISTRY["vidcom2"](retention_ratio=case.params["base_scale"], channels=case.params["channel_ratio"])
     tokens = on_grid(case.inputs["x"], case.params["num_frames"])
     assert torch.equal(decide_on_grid(method, tokens).anchor, case.outputs["keep_flat_index"])
+
+
+def vidcom2_vllm(case: Case) -> None:
+    params = case.params
+    method = REGISTRY["vidcom2"](retention_ratio=1 - params["q"], count="engine")
+    tokens = on_grid(case.inputs["video_embeds"], params["T"], params["H"] // params["spatial_merge_size"])
+    assert torch.equal(mask_of(decide_on_grid(method, tokens)), case.outputs["mask"])
+    assert method.kept([params["tokens_per_frame"]] * params["T"]) == params["count"]
 
 
 def visionzip(case: Case) -> None:

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from tokenlab.compressors import (
     BudgetUnit,
+    Evidence,
     GridReduction,
     GridView,
+    PixelChange,
     Preference,
     Reduction,
     budget,
@@ -27,13 +29,16 @@ class Dtd(GridReduction, name="dtd"):
     Args:
         retention_ratio: Tokens left of the video, the same number of each frame but the first; `null` leaves it to
             `threshold`.
-        threshold: The authors' budget: the cosine above which a token goes, or the share of every frame that does.
+        threshold: The authors' budget: the cosine above which a token goes, or the difference of pixels, from 0 to 1,
+            below which it does; or the share of every frame that goes.
         mode: Whether that is an `absolute` likeness, or `relative` to the others of the frame.
+        by: Whether `features` are compared, by their cosine, or the `pixels` that a token shows.
     """
 
     retention_ratio: float | None = None
     threshold: float = 0.5
     mode: Literal["absolute", "relative"] = "absolute"
+    by: Literal["features", "pixels"] = "features"
     paper: ClassVar[str] = "arXiv 2504.17343"
     venue: ClassVar[str] = "2025"
     licence: ClassVar[str] = "BSD-3-Clause"
@@ -42,6 +47,18 @@ class Dtd(GridReduction, name="dtd"):
     temporal: ClassVar[bool] = True
     needs_full_grid: ClassVar[bool] = True
     has_native_budget: ClassVar[bool] = True
+    change: ClassVar[Evidence] = PixelChange()
+
+    def __post_init__(self) -> None:
+        """Refuses a threshold that is neither a share nor a likeness."""
+        super().__post_init__()
+        lowest = -1 if self.mode == "absolute" and self.by == "features" else 0
+        if not lowest <= self.threshold <= 1:
+            raise ValueError(f"threshold is {self.threshold}, but must be from {lowest} to 1")
+
+    def needs(self) -> frozenset[Evidence]:
+        """Pixels where they are compared."""
+        return frozenset({self.change} if self.by == "pixels" else {})
 
     def kept(self, frame_sizes: Sequence[int]) -> int | None:
         """Known where a share goes of every frame, and not where likeness decides."""
@@ -58,15 +75,18 @@ class Dtd(GridReduction, name="dtd"):
 
     def reduce_grid(self, view: GridView) -> Reduction:
         """Compares each frame with the whole one before it."""
-        # Paper and released code also compare pixels, which no evidence shows yet
         frames = view.tokens.as_frames().float()
         total, tokens = frames.shape[:2]
-        stays = torch.cat([torch.ones_like(frames[:1, :, 0], dtype=torch.bool), self.stays(neighbour_cosine(frames))])
+        if self.by == "pixels":
+            novelty, least = view.evidence[self.change].unflatten(0, (total, tokens))[1:], self.threshold
+        else:
+            novelty, least = -neighbour_cosine(frames), -self.threshold
+        stays = torch.cat([torch.ones_like(frames[:1, :, 0], dtype=torch.bool), self.stays(novelty, least)])
         return Reduction.keep(stays.flatten().nonzero()[:, 0], total * tokens)
 
-    def stays(self, cosine: Float[Tensor, "gaps n"]) -> Bool[Tensor, "gaps n"]:
+    def stays(self, novelty: Float[Tensor, "gaps n"], least: float) -> Bool[Tensor, "gaps n"]:
         """Which tokens stay of the frames behind the first."""
-        kept = self.kept_of_frame(len(cosine) + 1, cosine.shape[1])
+        kept = self.kept_of_frame(len(novelty) + 1, novelty.shape[1])
         if kept is None:
-            return cosine <= self.threshold
-        return torch.zeros_like(cosine, dtype=torch.bool).scatter(1, top(-cosine, kept), True)
+            return novelty >= least
+        return torch.zeros_like(novelty, dtype=torch.bool).scatter(1, top(novelty, kept), True)

@@ -61,6 +61,8 @@ class MediaSpec:
         min_frames: The fewest frames that the processor takes; the last frame of a shorter video is shown again.
         tiles: Where an image is read in tiles: from the places of its grid tokens, the number of each one's tile, as
             the tower reads them, and the number of the tile that shows the whole image. None: there are no tiles.
+        pixel_change: How far the pixels that each token shows are from those in its place a step before, channel by
+            channel, in the tower's own scale; infinite in the first step. None: which pixels they are is not known.
         last_tile_token: The processor's name for the token beside an image's last tile, where frames stand as images
             too. Empty: an image is one tile.
     """
@@ -82,6 +84,7 @@ class MediaSpec:
     blocks: str = ""
     min_frames: int = 1
     tiles: Callable[[PretrainedConfig, Inputs, Places], Tiles | None] | None = None
+    pixel_change: Callable[[PretrainedConfig, Inputs], Float[Tensor, "n channels"]] | None = None
     last_tile_token: str = ""
 
     def encode(self, model: PreTrainedModel, inputs: Inputs) -> Any:

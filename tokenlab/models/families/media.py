@@ -19,11 +19,13 @@ class ProcessorOutput:
         spec: How the family reads the medium.
         inputs: The processor's output, as the tower and the LLM read it.
         places: Where the medium's tokens lie on its token grid.
+        pixel_std: By channel, what one unit of the tower's pixels is of the way from black to white.
     """
 
     spec: MediaSpec
     inputs: Inputs
     places: Places
+    pixel_std: tuple[float, ...]
 
     @property
     def passes(self) -> int:
@@ -53,6 +55,11 @@ class PromptMedium(ProcessorOutput):
     frames: Frames
     items: list[FrameItem]
     replacements: list[str]
+
+
+def pixel_std(processor: Any, spec: MediaSpec) -> tuple[float, ...]:
+    """By which the checkpoint's processor divides each channel of pixels."""
+    return tuple(getattr(processor, f"{spec.content}_processor").image_std)
 
 
 def render_chat(processor: Any, content: Sequence[FrameItem]) -> str:

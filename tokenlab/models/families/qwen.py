@@ -40,6 +40,16 @@ def merged_windows(model: PreTrainedModel, inputs: Inputs, calls: Calls) -> Floa
     return merged(model, inputs, calls)[torch.argsort(order)]
 
 
+def pixel_change(config: PretrainedConfig, inputs: Inputs) -> Float[Tensor, "n channels"]:
+    """Differences over each token's square of patches, from the first frame of the step before to its own last one."""
+    vision, grid = config.vision_config, _grid_thw(inputs)[0].tolist()
+    (patches,) = (value.float() for name, value in inputs.items() if name.startswith("pixel_values"))
+    tokens = patches.unflatten(0, (grid[0], -1, vision.spatial_merge_size**2))
+    pixels = tokens.unflatten(-1, (vision.in_channels, vision.temporal_patch_size, -1))  # t n square c together pixels
+    change = (pixels[1:, ..., -1, :] - pixels[:-1, ..., 0, :]).abs().mean((2, -1))
+    return torch.cat([torch.full_like(pixels[:1, :, 0, :, 0, 0], torch.inf), change]).flatten(0, 1)
+
+
 def _grid_thw(inputs: Inputs) -> Int[Tensor, "m 3"]:
     return inputs["video_grid_thw"] if "video_grid_thw" in inputs else inputs["image_grid_thw"]
 
@@ -80,6 +90,7 @@ def _family(
         "split": packed_patches,
         "to_grid": to_grid,
         "token_types": True,
+        "pixel_change": pixel_change,
     }
     return Family(
         name=name,

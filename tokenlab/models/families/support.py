@@ -10,6 +10,7 @@ from tokenlab.compressors.evidence import (
     FrameScores,
     LayerAttention,
     NormedHidden,
+    PixelChange,
     PoolingAttention,
     ProjectorInput,
     QuestionEmbeddings,
@@ -38,6 +39,9 @@ def missing_reason(family: Family, need: Evidence, auxiliary: Collection[str] = 
             return None
         case TokenEmbeddings(space="llm") | QuestionEmbeddings(space="llm"):
             return None
+        case PixelChange():
+            shows = family.image.pixel_change is not None
+            return None if shows else f"{family.name} does not say which pixels a token shows"
         case LayerAttention() if not family.after_attention and need != LayerAttention():
             return f"queries and keys of {family.name}'s LLM cannot be made apart from its layers"
         case LayerAttention() | StepAttention() | NormedHidden():

@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 from tokenlab.errors import UserError
 from tokenlab.models.families import Family, MediaSpec
 from tokenlab.models.families.base import placeholders
-from tokenlab.models.families.media import ProcessorOutput
+from tokenlab.models.families.media import ProcessorOutput, pixel_std
 from tokenlab.models.families.splitting import flat_tiles, num_media, pixels_name
 
 Pictures = Literal["images", "frames"]
@@ -107,7 +107,7 @@ class MediaSplitter:
         if self.taken[spec.encoder] > num_media(spec, self.inputs):
             raise UserError(f"generate: prompt {self.row} has placeholders for more {spec.encoder}s than there are")
         own = spec.split(self.config, spec, self.inputs, slice(start, start + number))
-        return ProcessorOutput(spec, own, spec.places(self.config, own))
+        return ProcessorOutput(spec, own, spec.places(self.config, own), pixel_std(self.processor, spec))
 
     def _check_pixels(self, spec: MediaSpec) -> None:
         if self.inputs.get(pixels_name(spec, self.inputs)) is None:

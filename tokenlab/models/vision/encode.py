@@ -12,7 +12,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from tokenlab.compressors.evidence import TokenEmbeddings
+from tokenlab.compressors.evidence import PixelChange, TokenEmbeddings
 from tokenlab.compressors.stages import TowerReduction
 from tokenlab.data.samples import Frames
 from tokenlab.errors import SampleError
@@ -20,13 +20,13 @@ from tokenlab.models.families import Family, MediaSpec, as_rows
 from tokenlab.models.families.grids import grid_shape
 from tokenlab.models.families.media import ProcessorOutput
 from tokenlab.models.vision.auxiliary import AuxiliaryClip
-from tokenlab.models.vision.evidence import PoolingHead, Spent, read_evidence, record_evidence
+from tokenlab.models.vision.evidence import PoolingHead, Spent, read_evidence, read_pixel_change, record_evidence
 from tokenlab.models.vision.tower import BlockNoise, TowerReductions, TowerRun, blocks_read
 from tokenlab.models.vision.tower_hooks import TowerHooks
 from tokenlab.tokens import Evidence, VisualTokens
 from tokenlab.trace import synchronise
 
-ALIGNED = TokenEmbeddings("llm")
+ALIGNED, PIXEL_CHANGE = TokenEmbeddings("llm"), PixelChange()
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,8 @@ def encode(
     values = features[on_grid] if left is None else left.to_grid(features)
     places = places[on_grid] if left is None else places[on_grid][left.reduction.anchor]
     found, spent = read_evidence(record, model, family, processed, left, head, needs)
+    if PIXEL_CHANGE in needs:
+        found[PIXEL_CHANGE], spent[PIXEL_CHANGE] = read_pixel_change(model.config, processed)
     evidence = {need: value.to(values.device) for need, value in found.items()}
     if ALIGNED in needs:
         evidence[ALIGNED] = values

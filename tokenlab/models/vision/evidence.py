@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from tokenlab.compressors.evidence import (
     FrameFeatures,
@@ -174,6 +174,14 @@ def read_evidence(
         synchronise(model.device)
         spent[need] = Spent(1000 * (time.perf_counter() - started), 0 if need in POOLED else work.total)
     return evidence, spent
+
+
+def read_pixel_change(config: PretrainedConfig, processed: ProcessorOutput) -> tuple[Float[Tensor, " n"], Spent]:
+    """How far the pixels of each token are from those a step before, from black to white 1; and what it took."""
+    started, find = time.perf_counter(), processed.spec.pixel_change
+    assert find is not None, "elsewhere a method that asks for it is refused"
+    change = (find(config, processed.inputs) * torch.tensor(processed.pixel_std)).mean(1)
+    return change, Spent(1000 * (time.perf_counter() - started))
 
 
 def _in_tower(need: Evidence) -> TypeGuard[TowerAttention | TowerKeys]:

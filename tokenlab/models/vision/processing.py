@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 from tokenlab.data.samples import Frames
 from tokenlab.errors import SampleError
 from tokenlab.models.families import Family, MediaSpec
-from tokenlab.models.families.media import PromptMedium, render_chat
+from tokenlab.models.families.media import PromptMedium, pixel_std, render_chat
 
 CLOCK = 90_000
 """Ticks a second of the clock by which a processor is told when frames are: fine enough for any frame rate."""
@@ -58,7 +58,8 @@ class MediaProcessor:
             raise SampleError(f"the checkpoint's processor cannot read {what} of {size} pixels: {reason}") from error
         replacements = [entry["replacement"] for entry in output.pop("text_replacement_offsets")[0]]
         inputs = {name: value for name, value in output.items() if name not in ("input_ids", "attention_mask")}
-        return PromptMedium(spec, inputs, spec.places(self.config, inputs), frames, items, replacements)
+        places, std = spec.places(self.config, inputs), pixel_std(self.processor, spec)
+        return PromptMedium(spec, inputs, places, std, frames, items, replacements)
 
     def pictures(self, processed: PromptMedium) -> Frames:
         """What an auxiliary encoder is shown: the frames; or the tiles of an image that lies on the grid in tiles."""

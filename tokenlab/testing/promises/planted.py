@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tokenlab.compressors.base import Preference, TokenCompressor
-from tokenlab.compressors.evidence import FrameScores, QuestionEmbeddings
+from tokenlab.compressors.evidence import FrameScores, PixelChange, QuestionEmbeddings
 from tokenlab.compressors.stages import FrameSelection, GridReduction, GridView, LayerReduction
 from tokenlab.testing.promises.base import Build, expect, promise
 from tokenlab.testing.views import WIDTH, frame_view, grid_view, through_layers
@@ -85,6 +85,8 @@ def planted_view(method: GridReduction, preference: Preference, planted: int) ->
     if preference in ("novelty", "diversity"):
         values = planted_values(method, preference, planted)
         evidence |= {need: values for need in evidence if need.axes == "n d"}
+        changed = torch.zeros(len(values)).index_fill(0, torch.tensor(planted), 1.0)
+        evidence |= {need: changed for need in evidence if isinstance(need, PixelChange)}
     if preference == "attention":
         highest = {
             need: each.index_fill(0, torch.tensor(planted), 10.0) for need, each in evidence.items() if need.axes == "n"
