@@ -19,12 +19,14 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from torch import Tensor
 from torch.nn.functional import normalize
 
-from tokenlab.compressors import REGISTRY, GridReduction, TokenEmbeddings
+from tokenlab.compressors import REGISTRY, Evidence, GridReduction, TokenEmbeddings
 from tokenlab.testing.views import grid_view
 
 GRID, WIDTH, RATIO = (32, 14, 14), 3584, 0.25
+TOWER_WIDTH = 1152
 SECONDS, MOST = 3.0, 15
 
 
@@ -39,6 +41,16 @@ def milliseconds(call: Callable[[], Any]) -> float:
     return median(taken)
 
 
+def at_real_width(need: Evidence, value: Tensor, tokens: Tensor) -> Tensor:
+    """Evidence as wide as it is beside such tokens: in the LLM's space as they are, in the tower's as SigLIP's are."""
+    if need == TokenEmbeddings():
+        return tokens
+    if not need.axes.endswith("d"):
+        return value
+    in_llm = getattr(need, "space", "") == "llm"
+    return torch.randn(*value.shape[:-1], WIDTH if in_llm else TOWER_WIDTH, generator=torch.Generator().manual_seed(1))
+
+
 def main(names: list[str]) -> None:
     """Prints the table."""
     torch.set_num_threads(1)
@@ -51,7 +63,7 @@ def main(names: list[str]) -> None:
     for name in track(chosen, console=Console(stderr=True), transient=True):
         method: Any = REGISTRY[name].example(RATIO)
         view = grid_view(method, GRID)
-        evidence = {need: wide if need == TokenEmbeddings() else value for need, value in view.evidence.items()}
+        evidence = {need: at_real_width(need, value, wide) for need, value in view.evidence.items()}
         view = replace(view, tokens=replace(view.tokens, values=wide, evidence=evidence))
         with torch.inference_mode():
             reduction = method.reduce_grid(view).settle(method.order)

@@ -111,7 +111,7 @@ def test_the_questions_embedding_is_clips_own(mllm):
     with torch.no_grad():
         words = model.get_text_features(**processor.tokenizer([question], return_tensors="pt")).pooler_output
     assert torch.allclose(
-        mllm.embed_question(question, pipeline("clip"), EncodeCache(frozenset()))[0][QuestionEmbeddings("clip")], words
+        EncodeCache(frozenset()).question(mllm, question, pipeline("clip"))[0][QuestionEmbeddings("clip")], words
     )
 
 

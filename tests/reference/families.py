@@ -9,7 +9,7 @@ from torch.nn.functional import avg_pool2d
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.vision_utils import get_vision_window_index
 
-from tokenlab.compressors.evidence import TowerAttention, TowerKeys
+from tokenlab.compressors.evidence import TowerAttention, TowerKeys, TowerLogits
 
 AS_IMAGES = ("llava", "internvl", "smolvlm")
 """Families whose frames stand in the prompt as image placeholders."""
@@ -189,15 +189,20 @@ class Checkpoint:
         positions, _ = self.model.model.get_rope_index(inputs["input_ids"], **asked)
         return positions[:, 0]
 
-    def attention(self, inputs, need: TowerAttention, grid: tuple[int, int, int]) -> Tensor:
+    def attention(self, inputs, need: TowerAttention | TowerLogits, grid: tuple[int, int, int]) -> Tensor:
         """What [CLS] pays each grid token, or where there is none, what it receives in the mean: by eager maps."""
         recorded = self.recorded(inputs, need.layer)
+        if isinstance(need, TowerLogits):
+            logits = [(query[:, :, :1] @ key.mT / query.shape[-1] ** 0.5).mean(1)[:, 0] for query, key, _ in recorded]
+            return self.on_grid([each[..., None] for each in logits], inputs, grid)[:, 0]
         maps = [weights.mean(1) for _, _, weights in recorded]  # queries, keys
         if need.heads == "one":
             wide = [(side_by_side(query), side_by_side(key)) for query, key, _ in recorded]
             maps = [(query @ key.mT / query.shape[-1] ** 0.5).softmax(-1) for query, key in wide]
         has_cls = self.kind not in ("llava_onevision", "smolvlm") and not self.kind.startswith("qwen")
         received = [weights[:, 0] if has_cls and need.query != "mean" else weights.mean(1) for weights in maps]
+        if need.over == "sum":
+            received = [weights.sum(1) for weights in maps]
         return self.on_grid([each[..., None] for each in received], inputs, grid)[:, 0]
 
     def keys(self, inputs, need: TowerKeys, grid: tuple[int, int, int]) -> Tensor:

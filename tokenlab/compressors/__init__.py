@@ -34,6 +34,7 @@ from tokenlab.compressors.evidence import (
     TowerAttention,
     TowerFeatures,
     TowerKeys,
+    TowerLogits,
 )
 from tokenlab.compressors.kinds import CountedFrames, CountedTokens, FramesView, FrameWise, TwoStage
 from tokenlab.compressors.pipeline import Pipeline
@@ -131,6 +132,7 @@ __all__ = [
     "TowerAttention",
     "TowerFeatures",
     "TowerKeys",
+    "TowerLogits",
     "TowerReduction",
     "TwoStage",
     "VisualTokens",

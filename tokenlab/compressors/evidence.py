@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -20,6 +21,7 @@ class TowerAttention(Evidence):
         layer: The tower's layer, from the end if negative; -2 is the last but one.
         query: Who pays it: `cls`, the mean over all queries, or `cls_or_mean` (the mean where there is no [CLS]).
         heads: Whether it is the `mean` over the layer's heads, or that of `one` head as wide as all of them.
+        over: Whether what several queries pay is their `mean` or their `sum`.
     """
 
     axes: ClassVar[str] = "n"
@@ -27,6 +29,20 @@ class TowerAttention(Evidence):
     layer: int = -2
     query: Literal["cls", "mean", "cls_or_mean"] = "cls_or_mean"
     heads: Literal["mean", "one"] = "mean"
+    over: Literal["mean", "sum"] = "mean"
+
+
+@dataclass(frozen=True)
+class TowerLogits(Evidence):
+    """What [CLS] would pay each token in one layer of the vision tower, before the softmax, mean over heads, `[n]`.
+
+    Attributes:
+        layer: The tower's layer, from the end if negative.
+    """
+
+    axes: ClassVar[str] = "n"
+    combine: ClassVar[Combine] = "mean"
+    layer: int = -2
 
 
 @dataclass(frozen=True)
@@ -59,10 +75,16 @@ class TokenEmbeddings(Evidence):
 
 @dataclass(frozen=True)
 class QuestionEmbeddings(Evidence):
-    """The question's tokens in a space they share with visual tokens, `[q, d]`."""
+    """The question's tokens in a space they share with visual tokens, `[q, d]`.
+
+    Attributes:
+        space: That space.
+        words: Which words of the question count, as a module-level pure function finds them; None: the whole question.
+    """
 
     axes: ClassVar[str] = "q d"
     space: Space = "llm"
+    words: Callable[[str], list[str]] | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenlab.compressors.base import SampleNoise
+from tokenlab.compressors.evidence import QuestionEmbeddings
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.compressors.stages import TowerReduction
 from tokenlab.data.samples import Clip, Frames, Sample
@@ -79,6 +80,24 @@ class EncodeCache:
     def embed_question(self, clip: AuxiliaryClip, question: str) -> tuple[Float[Tensor, "q e"], tuple[int, ...]]:
         """The question's embedding, segment by segment, and their lengths."""
         return self._once(clip, (question,), lambda: clip.embed_question(question))
+
+    def question(
+        self, loaded: LoadedModel, question: str, pipeline: Pipeline
+    ) -> tuple[dict[Evidence, Float[Tensor, "q _"]], tuple[int, ...]]:
+        """The question in every space that some method compares it in, and the lengths of texts CLIP read for it."""
+        evidence: dict[Evidence, Float[Tensor, "q _"]] = {}
+        read: tuple[int, ...] = ()
+        for need in pipeline.needs():
+            if not isinstance(need, QuestionEmbeddings):
+                continue
+            words = None if need.words is None else need.words(question)
+            if need.space == "llm":
+                evidence[need] = loaded.embed_words(question if words is None else words)
+            elif loaded.clip is not None:
+                text = question if words is None else " ".join(words)
+                evidence[need], lengths = self.embed_question(loaded.clip, text)
+                read += lengths
+        return evidence, read
 
     def settle(self) -> float:
         """The seconds that are owed since the last call: what somebody else's arm computed."""

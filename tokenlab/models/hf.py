@@ -94,14 +94,14 @@ class Decoder:
         """Cosines and sines; M-RoPE has a fourth row, of plain text positions, which is not rotated by."""
         return self.rotary(hidden, positions if positions.ndim == 2 else positions[-3:])
 
-    def queries_and_keys(
+    def projections(
         self,
         layer: int,
         probe: AttentionProbe,
         hidden: Float[Tensor, "b s d"],
         rotary: tuple[Float[Tensor, "*_ s e"], Float[Tensor, "*_ s e"]],
-    ) -> tuple[Float[Tensor, "b h s e"], Float[Tensor, "b g s e"]]:
-        """Queries and keys that a layer makes of a sequence, by its own norm and attention module; it does not attend.
+    ) -> tuple[Float[Tensor, "b h s e"], Float[Tensor, "b g s e"], Float[Tensor, "b g s f"]]:
+        """Queries, keys and values that a layer makes of a sequence, by its own norm and module; it does not attend.
 
         Args:
             layer: The layer.
@@ -115,7 +115,7 @@ class Decoder:
             module.self_attn(module.input_layernorm(hidden), position_embeddings=rotary, attention_mask=None)
         finally:
             probe.record, probe.attends = before, True
-        return probe.queries.pop(), probe.keys.pop()
+        return probe.take()
 
 
 def unwrapped(model: Any) -> Any:
@@ -167,9 +167,10 @@ class AttentionProbe:
     """What is asked of one attention module during one request.
 
     Attributes:
-        record: Whether queries and keys of the next calls are kept.
+        record: Whether queries, keys and values of the next calls are kept.
         queries: Those of the recorded calls.
         keys: Those of the recorded calls, before `visible` chooses some.
+        values: Likewise.
         scaling: Of the logits.
         bias: Added to the logits of every key.
         visible: The cached tokens that the next call attends to; None: all.
@@ -179,15 +180,21 @@ class AttentionProbe:
     record: bool = False
     queries: list[Float[Tensor, "b h q e"]] = field(default_factory=list)
     keys: list[Float[Tensor, "b g k e"]] = field(default_factory=list)
+    values: list[Float[Tensor, "b g k f"]] = field(default_factory=list)
     scaling: float = 1.0
     bias: Float[Tensor, "b k"] | None = None
     visible: KVTransform | None = None
     attends: bool = True
 
+    def take(self) -> tuple[Float[Tensor, "b h q e"], Float[Tensor, "b g k e"], Float[Tensor, "b g k f"]]:
+        """Hands out queries, keys and values of the last recorded call, and lets go of them."""
+        return self.queries.pop(), self.keys.pop(), self.values.pop()
+
     def clear(self) -> None:
         """Lets go of what was recorded."""
         self.queries.clear()
         self.keys.clear()
+        self.values.clear()
 
 
 @dataclass(frozen=True)
@@ -263,6 +270,7 @@ def _probed_attention(
         if probe.record:
             probe.queries.append(query)
             probe.keys.append(key)
+            probe.values.append(value)
             probe.scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
         if not probe.attends:
             return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[3]), None

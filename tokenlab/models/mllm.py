@@ -11,12 +11,11 @@ from itertools import islice
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LogitsProcessorList, PretrainedConfig, PreTrainedModel
 
 from tokenlab.compressors.base import SampleNoise
-from tokenlab.compressors.evidence import QuestionEmbeddings
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.compressors.stages import TowerReduction
 from tokenlab.data.samples import Clip, Frames, Sample
@@ -52,8 +51,6 @@ from tokenlab.models.vision.tower import BlockNoise
 from tokenlab.tokens import Evidence, VisualTokens
 from tokenlab.tokens.sequence import Prompt
 from tokenlab.trace import Trace, synchronise
-
-WORDS, JOINT_WORDS = QuestionEmbeddings("llm"), QuestionEmbeddings("clip")
 
 
 @dataclass(frozen=True)
@@ -220,7 +217,7 @@ class LoadedModel:
         self, encoded: Sequence[Encoded], sample: Sample, pipeline: Pipeline, cache: EncodeCache
     ) -> tuple[list[VisualTokens], Decisions, tuple[int, ...]]:
         """The visual-token stage, behind what the tower lost; and the lengths of texts that CLIP read for it."""
-        questions, texts = self.embed_question(sample.question, pipeline, cache)
+        questions, texts = cache.question(self, sample.question, pipeline)
         media = [with_evidence(each, pipeline.needs(), questions) for each in encoded]
         noise, projector = SampleNoise(self.seed, sample.uid), self.family.projector_of(self.model)
         media, decisions = reduce_on_grid(media, sample.question, pipeline, noise, projector)
@@ -247,18 +244,11 @@ class LoadedModel:
         inputs.pop("mm_encoder_outputs", None)
         return own_positions(self.model, inputs)
 
-    def embed_question(
-        self, question: str, pipeline: Pipeline, cache: EncodeCache
-    ) -> tuple[dict[Evidence, Tensor], tuple[int, ...]]:
-        """The question in every space that some method compares it in, and the lengths of texts CLIP read for it."""
-        evidence: dict[Evidence, Tensor] = {}
-        texts: tuple[int, ...] = ()
-        if WORDS in pipeline.needs():
-            ids = self.processor.tokenizer(question, add_special_tokens=False, return_tensors="pt")["input_ids"]
-            evidence[WORDS] = self.model.get_input_embeddings()(ids[0].to(self.model.device))
-        if self.clip is not None and JOINT_WORDS in pipeline.needs():
-            evidence[JOINT_WORDS], texts = cache.embed_question(self.clip, question)
-        return evidence, texts
+    def embed_words(self, text: str | Sequence[str]) -> Float[Tensor, "q d"]:
+        """The LLM's input embeddings of a text, or of words one after the other."""
+        tokenizer, apart = self.processor.tokenizer, not isinstance(text, str)
+        ids = tokenizer(text, is_split_into_words=apart, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        return self.model.get_input_embeddings()(ids[0].to(self.model.device))
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[Answer]:

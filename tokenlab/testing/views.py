@@ -109,7 +109,8 @@ def of_llm(
     query, key = torch.randn(2, HEADS, len(hidden), WIDTH, generator=drawn).to(hidden.dtype)
     if change is not None:
         change(query, key[: HEADS // 2])
-    attention = Attention.of(query, key[: HEADS // 2], WIDTH**-0.5)
+    value = torch.randn(HEADS // 2, len(hidden), WIDTH, generator=drawn).to(hidden.dtype)
+    attention = Attention.of(query, key[: HEADS // 2], WIDTH**-0.5, value)
     found: dict[Evidence, Any] = {need: attention for need in method.needs() if need.axes == "attention"}
     return {**found, **{need: hidden for need in method.needs() if need.axes == "s d"}}
 

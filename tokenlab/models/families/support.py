@@ -19,6 +19,7 @@ from tokenlab.compressors.evidence import (
     TowerAttention,
     TowerFeatures,
     TowerKeys,
+    TowerLogits,
 )
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.compressors.stages import CacheReduction, GridReduction, LayerReduction, TowerReduction
@@ -33,9 +34,9 @@ MASKED_KERNELS = ("sdpa", "eager")
 def missing_reason(family: Family, need: Evidence, auxiliary: Collection[str] = ()) -> str | None:
     """Why evidence cannot be had, also with the auxiliary encoders named; None where it can."""
     match need:
-        case TowerAttention(query="cls") if not family.has_cls:
+        case TowerAttention(query="cls") | TowerLogits() if not family.has_cls:
             return f"{family.name}'s vision tower has no [CLS] token"
-        case TowerAttention() | TowerKeys() | TowerFeatures():
+        case TowerAttention() | TowerLogits() | TowerKeys() | TowerFeatures():
             return None
         case TokenEmbeddings(space="llm") | QuestionEmbeddings(space="llm"):
             return None

@@ -61,10 +61,10 @@ class PrefillAttention:
         probe = self.probes.get(layer)
         if probe is None or not probe.queries:
             return
-        query, key, probe.record = probe.queries.pop(), probe.keys.pop(), False
+        probe.record, parts = False, probe.take()
         for row, prompt in enumerate(self.prompts):
-            own = slice(query.shape[2] - len(prompt.layout), None)
-            prompt.attention[LATEST] = Attention.of(query[row, :, own], key[row, :, own], probe.scaling)
+            query, key, value = (part[row, :, part.shape[2] - len(prompt.layout) :] for part in parts)
+            prompt.attention[LATEST] = Attention.of(query, key, probe.scaling, value)
 
     def evidence(
         self, method: LayerReduction, prompt: PromptState, hidden: Float[Tensor, "s d"], layer: int, moment: Moment
@@ -90,9 +90,10 @@ class PrefillAttention:
             cosine, sine = self.decoder.rotate(hidden[None], positions)
             if not need.rotary:
                 cosine, sine = torch.ones_like(cosine), torch.zeros_like(sine)
-            query, key = self.decoder.queries_and_keys(layer, self.probes[layer], hidden[None], (cosine, sine))
+            parts = self.decoder.projections(layer, self.probes[layer], hidden[None], (cosine, sine))
         prompt.trace += Trace(evidence_flops=work.total)
-        return Attention.of(query[0], key[0], self.probes[layer].scaling)
+        query, key, value = (part[0] for part in parts)
+        return Attention.of(query, key, self.probes[layer].scaling, value)
 
 
 def own_rows(hidden: Float[Tensor, "b s d"], prompts: Sequence[PromptState]) -> list[Float[Tensor, "_ d"]]:

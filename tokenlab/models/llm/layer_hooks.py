@@ -283,7 +283,7 @@ class DecoderHooks:
         probe = self.probes.get(layer)
         if probe is None or not probe.queries:
             return None
-        query, key = probe.queries.pop(), probe.keys.pop()
+        query, key, _ = probe.take()
         lengths = [len(prompt.origins[layer]) + self.step for prompt in self.prompts]
         if self.visible:
             self.visible.shown([2 * query.shape[1] * query.shape[3] * length for length in lengths])

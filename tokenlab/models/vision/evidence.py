@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from functools import partial
+from typing import Any, Literal, TypeGuard
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,7 @@ from tokenlab.compressors.evidence import (
     TowerAttention,
     TowerFeatures,
     TowerKeys,
+    TowerLogits,
 )
 from tokenlab.models.counter import MethodFlops
 from tokenlab.models.families import Family, MediaSpec
@@ -33,6 +35,9 @@ from tokenlab.tokens import Evidence
 from tokenlab.trace import synchronise
 
 PROJECTOR_INPUT = ProjectorInput()
+OfBlock = TowerAttention | TowerLogits | TowerKeys
+"""Evidence that is read from an attention layer of the tower."""
+
 POOLED = frozenset({PoolingAttention(), FrameFeatures()})
 LAST_BLOCK = TowerFeatures(layer=-1)
 
@@ -66,7 +71,7 @@ class VisionRecord:
         pooled_frames: What it has made of it, call by call.
     """
 
-    probes: dict[TowerAttention | TowerKeys, AttentionProbe]
+    probes: dict[OfBlock, AttentionProbe]
     tower: TowerHooks | None
     projector_inputs: list[Float[Tensor, "_ _ c"]] = field(default_factory=list)
     outputs: dict[TowerFeatures, list[Float[Tensor, "t p d"]]] = field(default_factory=dict)
@@ -169,8 +174,7 @@ def read_evidence(
             else:
                 to_grid = processed.spec.projector_to_grid if need == PROJECTOR_INPUT else processed.spec.to_grid
                 rows = to_grid(model, processed.inputs, calls)
-        # attention is a number a token
-        evidence[need] = rows[:, 0] if isinstance(need, TowerAttention | PoolingAttention) else rows
+        evidence[need] = rows[:, 0] if need.axes == "n" else rows
         synchronise(model.device)
         spent[need] = Spent(1000 * (time.perf_counter() - started), 0 if need in POOLED else work.total)
     return evidence, spent
@@ -184,15 +188,14 @@ def read_pixel_change(config: PretrainedConfig, processed: ProcessorOutput) -> t
     return change, Spent(1000 * (time.perf_counter() - started))
 
 
-def _in_tower(need: Evidence) -> TypeGuard[TowerAttention | TowerKeys]:
-    """Whether evidence is read from an attention layer of the tower."""
-    return isinstance(need, TowerAttention | TowerKeys)
+def _in_tower(need: Evidence) -> TypeGuard[OfBlock]:
+    return isinstance(need, OfBlock)
 
 
 def _behind_tower(need: Evidence, rows: Float[Tensor, "t n c"], reductions: TowerReductions) -> Float[Tensor, "m c"]:
     """Values of patches through all that happened to the tokens since they were recorded."""
     flat = rows.flatten(0, 1)
-    if isinstance(need, TowerAttention | TowerKeys | TowerFeatures):
+    if isinstance(need, OfBlock | TowerFeatures):
         # what a block gives back has been through its own reduction
         block = need.layer % reductions.depth + isinstance(need, TowerFeatures)
         total = reductions.from_block(block)
@@ -201,12 +204,15 @@ def _behind_tower(need: Evidence, rows: Float[Tensor, "t n c"], reductions: Towe
 
 
 def _from_probe(
-    need: TowerAttention | TowerKeys, probe: AttentionProbe, family: Family, log_size: Float[Tensor, "t n"] | None
+    need: OfBlock, probe: AttentionProbe, family: Family, log_size: Float[Tensor, "t n"] | None
 ) -> list[Float[Tensor, "b n c"]]:
-    """The attention each patch receives, or its key, call by call."""
+    """The attention each patch receives, its logit or its key, call by call."""
+    if isinstance(need, TowerLogits):
+        calls = zip(probe.queries, probe.keys, strict=True)
+        return [_logits(query[:, :, :1], key, probe.scaling).mean(1)[:, 0, :, None] for query, key in calls]
     if isinstance(need, TowerKeys):
         return [key.mean(1) if need.heads == "mean" else _one_head(key)[:, 0] for key in probe.keys]
-    received = cls_attention if family.has_cls and need.query != "mean" else mean_attention
+    received = cls_attention if family.has_cls and need.query != "mean" else partial(mean_attention, over=need.over)
     bias = None if log_size is None else log_size.to(probe.keys[0].device)
     calls = zip(probe.queries, probe.keys, strict=True)
     if need.heads == "one":
@@ -227,8 +233,7 @@ def cls_attention(
     bias: Float[Tensor, "b n"] | None = None,
 ) -> Float[Tensor, "b n"]:
     """Attention from the class token, row 0, to each token; mean over heads. O(n) memory. `bias` joins the logits."""
-    scores = query[:, :, :1].float() @ key.float().transpose(-1, -2) * scaling + _rows(bias)
-    return scores.softmax(-1).mean(1)[:, 0]
+    return (_logits(query[:, :, :1], key, scaling) + _rows(bias)).softmax(-1).mean(1)[:, 0]
 
 
 def mean_attention(
@@ -237,13 +242,18 @@ def mean_attention(
     scaling: float,
     bias: Float[Tensor, "b n"] | None = None,
     rows: int = 256,
+    over: Literal["mean", "sum"] = "mean",
 ) -> Float[Tensor, "b n"]:
-    """Attention that each token receives, mean over heads and queries; streamed, never n x n at once."""
+    """Attention that each token receives, mean over heads, over all queries; streamed, never n x n at once."""
     total = query.new_zeros((query.shape[0], key.shape[2]), dtype=torch.float32)
     for start in range(0, query.shape[2], rows):
-        scores = query[:, :, start : start + rows].float() @ key.float().transpose(-1, -2) * scaling + _rows(bias)
+        scores = _logits(query[:, :, start : start + rows], key, scaling) + _rows(bias)
         total += scores.softmax(-1).mean(1).sum(1)
-    return total / query.shape[2]
+    return total / query.shape[2] if over == "mean" else total
+
+
+def _logits(query: Float[Tensor, "b h q e"], key: Float[Tensor, "b h n e"], scaling: float) -> Float[Tensor, "b h q n"]:
+    return query.float() @ key.float().transpose(-1, -2) * scaling
 
 
 def _rows(bias: Float[Tensor, "b n"] | None) -> Float[Tensor, "b 1 1 n"] | float:
