@@ -5,19 +5,23 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from tests.models.harness import EACH_KIND, WHOLE, Harness
+from tests.models.harness import EACH_KIND, WHOLE, Harness, settings
 from tokenlab.compressors import (
     GridReduction,
     LayerAttention,
     Pipeline,
     QuestionEmbeddings,
+    Reduction,
     TowerAttention,
+    TowerFeatures,
     TowerLogits,
 )
 from tokenlab.models.encode_cache import EncodeCache
 from tokenlab.models.families import FAMILIES
 from tokenlab.models.families.support import missing_reason
+from tokenlab.models.mllm import LoadedModel
 from tokenlab.models.observe import observe
+from tokenlab.testing.media import noise_image
 
 OF_TOWER = (TowerAttention(-2, "mean", over="sum"), TowerAttention(-1, "mean"), TowerLogits(-1))
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -99,3 +103,23 @@ def test_words_of_the_question_are_found_before_they_are_embedded(harnesses, fam
     assert torch.equal(found[whole], table(torch.tensor(ids)))
     one_by_one = [loaded.processor.tokenizer(word, add_special_tokens=False) for word in ("colour", "circle")]
     assert torch.equal(found[some], torch.cat([table(torch.tensor(each["input_ids"])) for each in one_by_one]))
+
+
+@pytest.mark.parametrize("size", [(60, 110), (64, 64), (130, 40)])
+def test_a_tokens_tile_and_its_place_there_are_the_towers(checkpoints, size):
+    """What the tower's last block made of that patch of that tile is what the token has as its features."""
+    loaded, need = LoadedModel.load(settings(checkpoints["llava_next"])), TowerFeatures(-1)
+    made = []
+    hook = loaded.family.blocks_of(loaded.model, loaded.family.image)[-1].register_forward_hook(
+        lambda _, __, output: made.append(output)
+    )
+    tokens = loaded.encode(noise_image(1, *size), frozenset({need})).tokens
+    hook.remove()
+    side = round((made[0].shape[1] - 1) ** 0.5)
+    row, column = tokens.places_in_tiles.unbind(1)
+    assert torch.equal(tokens.evidence[need], torch.cat(made)[:, 1:][tokens.tiles, row * side + column])
+    if tokens.thumbnail is not None:
+        rows, columns = tokens.tile_grid
+        assert int(tokens.tiles.max()) == rows * columns
+    left = tokens.reduce(Reduction.keep(torch.arange(0, tokens.num_tokens, 3), tokens.num_tokens))
+    assert torch.equal(left.places_in_tiles, tokens.places_in_tiles[::3])

@@ -44,6 +44,8 @@ class VisualTokens:
         is_image: Whether the frames are pictures or tiles of one image, and not time.
         tile: The pass of the tower that each token came from; None: its frame.
         thumbnail: The tile that shows the whole image, where there are others.
+        tile_grid: Rows and columns of those others, where they are known.
+        within: Each token's row and column in its tile; None: those in its frame.
     """
 
     values: Float[Tensor, "n d"]
@@ -54,6 +56,8 @@ class VisualTokens:
     is_image: bool = False
     tile: Int[Tensor, " n"] | None = None
     thumbnail: int | None = None
+    tile_grid: tuple[int, int] | None = None
+    within: Int[Tensor, "n 2"] | None = None
 
     @classmethod
     def from_grid(
@@ -84,6 +88,11 @@ class VisualTokens:
     def tiles(self) -> Int[Tensor, " n"]:
         """Each token's tile."""
         return self.frame if self.tile is None else self.tile
+
+    @property
+    def places_in_tiles(self) -> Int[Tensor, "n 2"]:
+        """Each token's row and column in its tile."""
+        return self.places[:, 1:] if self.within is None else self.within
 
     def as_frames(self) -> Float[Tensor, "t n d"]:
         """The values as whole frames; raises ValueError if some frame lacks tokens."""
@@ -117,10 +126,8 @@ class VisualTokens:
         if self.values.device == torch.device(device):
             return self
         evidence = {key: value.to(device) for key, value in self.evidence.items()}
-        tag = None if self.tag is None else self.tag.to(device)
-        tile = None if self.tile is None else self.tile.to(device)
-        values, places = self.values.to(device), self.places.to(device)
-        return replace(self, values=values, places=places, evidence=evidence, tag=tag, tile=tile)
+        own = {name: value.to(device) for name, value in self._own.items()}
+        return replace(self, values=self.values.to(device), evidence=evidence, **own)
 
     def reduce(self, reduction: Reduction) -> VisualTokens:
         """Applies a reduction to the tokens, their places, tags and evidence."""
@@ -133,7 +140,13 @@ class VisualTokens:
             key: values if value is self.values else reduction.apply(value, key.combine) if key.per_token else value
             for key, value in self.evidence.items()
         }
-        tag = reduction.tag if reduction.tag is not None else None if self.tag is None else self.tag[reduction.anchor]
-        tile = None if self.tile is None else self.tile[reduction.anchor]
-        places = self.places[reduction.anchor]
-        return replace(self, values=values, places=places, evidence=evidence, tag=tag, tile=tile)
+        own = {name: value[reduction.anchor] for name, value in self._own.items()}
+        if reduction.tag is not None:
+            own["tag"] = reduction.tag
+        return replace(self, values=values, evidence=evidence, **own)
+
+    @property
+    def _own(self) -> dict[str, Int[Tensor, "n ..."]]:
+        """What there is of each token besides its value: a merged one has its anchor's."""
+        known = {"places": self.places, "tag": self.tag, "tile": self.tile, "within": self.within}
+        return {name: value for name, value in known.items() if value is not None}

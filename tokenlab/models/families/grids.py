@@ -7,6 +7,7 @@ the prompt; tokens outside the grid, such as newlines, lie at (-1, -1, -1).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,9 +19,6 @@ Places = Int[Tensor, "_ 3"]
 Inputs = Mapping[str, Any]
 """What the checkpoint's processor made of one medium, or of a batch of prompts."""
 
-Tiles = tuple[Int[Tensor, " n"], int]
-"""For each grid token the number of its tile, and the number of the tile that shows the whole image."""
-
 Calls = Sequence[Float[Tensor, "_ _ c"]]
 """Values per patch, as a layer's attention saw the patches, call by call."""
 
@@ -28,6 +26,23 @@ ToGrid = Callable[[PreTrainedModel, Inputs, Calls], Float[Tensor, "n c"]]
 """From values per patch to values per grid token."""
 
 OUTSIDE = -1
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How an image was cut into tiles.
+
+    Attributes:
+        tile: For each grid token the number of its tile.
+        within: Its row and column in there; of a token that several patches went into, where its middle lies.
+        thumbnail: The number of the tile that shows the whole image.
+        tile_grid: Rows and columns of the other tiles; None where the processor does not tell.
+    """
+
+    tile: Int[Tensor, " n"]
+    within: Int[Tensor, "n 2"]
+    thumbnail: int
+    tile_grid: tuple[int, int] | None = None
 
 
 def raster(frames: int, rows: int, columns: int, first_frame: int = 0) -> Places:

@@ -74,9 +74,10 @@ def mosaic_tiles(config: PretrainedConfig, inputs: Inputs, places: Places) -> Ti
     middle = (places[in_mosaic, 1:] + 0.5) * torch.tensor(unpadded) / shrunk
     middle += torch.tensor([(all_ - left) // 2 for all_, left in zip(whole, unpadded, strict=True)])
     row, column = (middle // side).long().unbind(1)
-    tile = torch.zeros(len(places), dtype=torch.long)
+    tile, within = torch.zeros(len(places), dtype=torch.long), places[:, 1:].clone()
     tile[in_mosaic] = 1 + row * tiles[1] + column
-    return tile, 0
+    within[in_mosaic] = (middle % side).long()
+    return Tiles(tile, within, 0, (tiles[0], tiles[1]))
 
 
 def pooled(model: PreTrainedModel, _: Inputs, calls: Calls) -> Float[Tensor, "n c"]:

@@ -23,7 +23,7 @@ def tiles(config: PretrainedConfig, inputs: Inputs) -> Places:
 def tile_a_frame(_: PretrainedConfig, __: Inputs, places: Places) -> Tiles | None:
     """Tiles are frames, and the last one shows the whole image."""
     last = int(places[-1, 0])
-    return (places[:, 0], last) if last else None
+    return Tiles(places[:, 0], places[:, 1:], last) if last else None
 
 
 def _patches_a_side(config: PretrainedConfig) -> int:

@@ -141,12 +141,15 @@ def with_joint_embeddings(
 
 
 def _tiles(config: PretrainedConfig, processed: ProcessorOutput, device: torch.device) -> dict[str, Any]:
-    """Of an image that is read in tiles, each token's."""
+    """How an image was cut into tiles, for its tokens; nothing for what is read as it is."""
     if (find := processed.spec.tiles) is None:
         return {}
     places = processed.places
     found = find(config, processed.inputs, places[places[:, 0] >= 0])
-    return {} if found is None else {"tile": found[0].to(device), "thumbnail": found[1]}
+    if found is None:
+        return {}
+    tile, within = found.tile.to(device), found.within.to(device)
+    return {"tile": tile, "within": within, "thumbnail": found.thumbnail, "tile_grid": found.tile_grid}
 
 
 def _tower_hooks(
