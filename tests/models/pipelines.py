@@ -122,6 +122,13 @@ PIPELINES = {
     ),
     "backwards": (("backwards", {"retention_ratio": 0.5, "positions": "renumber"}),),
     "backwards, positions kept": (("backwards", {"retention_ratio": 0.5}),),
+    "pairing": (("pairing", {"retention_ratio": 0.5}),),
+    "pairing, renumbered": (("pairing", {"retention_ratio": 0.5, "positions": "renumber"}),),
+    "pairing, then fastv, then the cache": (
+        ("pairing", {"retention_ratio": 0.5}),
+        ("fastv", {"retention_ratio": 0.4}),
+        ("half_sight", {"retention_ratio": 0.5}),
+    ),
     "vanishing": (("vanishing", {"retention_ratio": 0.5}),),
     "vanishing, separators kept": (("vanishing", {"retention_ratio": 0.5, "separators": "keep"}),),
     "vanishing, separators dropped": (("vanishing", {"retention_ratio": 0.5, "separators": "drop"}),),
@@ -166,8 +173,29 @@ class Vanishing(LayerReduction):
         return Reduction.keep(view.visual[:0], view.visual.shape[0]), state
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pairing(LayerReduction):
+    """Averages pairs of neighbours twice, each weighing as much as the tokens it stands for; unevenly, to be seen."""
+
+    name: ClassVar[str] = "pairing"
+    proportional_attention: ClassVar[bool] = True
+
+    def points(self, num_layers):
+        return [(1, "before_attention"), (2, "after_attention")]
+
+    def reduce_layer(self, view, state):
+        tokens = view.visual.shape[0]
+        first = torch.arange(0, tokens, 2)
+        first = first[first < 2 * (tokens // 3)]  # the last third stays as it is
+        slots = torch.arange(len(first)).repeat(2)
+        members = torch.cat([first, first + 1])
+        rest = torch.arange(int(members.max()) + 1 if len(members) else 0, tokens)
+        return Reduction.merge(torch.cat([first, rest]), slots, members, torch.full((len(slots),), 0.5), tokens), state
+
+
 def build(methods) -> Pipeline:
-    known = {**REGISTRY, HalfSight.name: HalfSight, Vanishing.name: Vanishing, Backwards.name: Backwards}
+    own = (HalfSight, Vanishing, Backwards, Pairing)
+    known = {**REGISTRY, **{method.name: method for method in own}}
     return Pipeline(tuple(known[name](**arguments) for name, arguments in methods))
 
 

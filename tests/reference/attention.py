@@ -18,6 +18,7 @@ class Weights:
         scaling: Of the logits.
         homes: What names each of those tokens.
         left: Which of them are left, in their order.
+        sizes: How many tokens each of them stood for.
     """
 
     query: Tensor
@@ -26,6 +27,7 @@ class Weights:
     groups: int
     homes: list[int]
     left: list[int]
+    sizes: list[float]
 
     @classmethod
     def of(cls, attention, hidden: Tensor, rotary, prompt) -> "Weights":
@@ -33,7 +35,7 @@ class Weights:
         query, key, scaling, groups = queries_and_keys(attention, hidden, rotary)
         homes = [id(token.home) for token in prompt]
         query, key = query[:, : len(prompt)], key[:, : len(prompt)]
-        return cls(query, key, scaling, groups, homes, list(range(len(prompt))))
+        return cls(query, key, scaling, groups, homes, list(range(len(prompt))), [token.size for token in prompt])
 
     def after(self, prompt) -> "Weights":
         """What is left when the prompt has become this."""
@@ -51,6 +53,7 @@ class Weights:
         for token in by.tolist():
             own = self.left[token]
             logits = self.query[:, own, None].mul(self.key[:, paid_to]).sum(-1) * self.scaling
+            logits = logits + torch.tensor([self.sizes[token] for token in paid_to]).log()
             logits[:, torch.tensor(paid_to) > own] = -torch.inf
             rows.append(logits.softmax(-1))
         weights = torch.stack(rows, dim=1)

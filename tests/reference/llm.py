@@ -25,7 +25,7 @@ Media = list[VisualTokens]
 
 @dataclass
 class Inside:
-    """One request; `unseen` holds, for each answer token fed back so far, the slots it did not look at."""
+    """One request; `unseen` holds, for each answer token fed back so far, what it did not look at."""
 
     checkpoint: Checkpoint
     pipeline: Pipeline
@@ -168,7 +168,7 @@ class Inside:
             key = place, number
             reduction, self.cache_state[key] = method.reduce_cache(view, self.cache_state.get(key))
             kept = {visual[i] for i in reduction.anchor.tolist()}
-            unseen |= {i for i in visual if i not in kept}
+            unseen |= {id(prompt[i].home) for i in visual if i not in kept}
         self.unseen.append(unseen)
 
     def mask(self, prompt: list[Token], fed: int, narrowed: bool) -> Tensor:
@@ -177,8 +177,9 @@ class Inside:
         hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
         if narrowed:
             for step, unseen in enumerate(self.unseen[:fed]):
-                hidden[len(prompt) + step, list(unseen)] = True
-        return torch.zeros(length, length).masked_fill(hidden, torch.finfo(torch.float32).min)[None, None]
+                hidden[len(prompt) + step, [i for i, token in enumerate(prompt) if id(token.home) in unseen]] = True
+        added = torch.tensor([token.size for token in prompt] + [1.0] * fed).log()
+        return added.expand(length, length).masked_fill(hidden, torch.finfo(torch.float32).min)[None, None].clone()
 
 
 def next_token(steps: list[Tensor], forced) -> int:

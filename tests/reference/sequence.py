@@ -22,6 +22,7 @@ class Token:
         run: For visual tokens, which run without text between they are in.
         deep: What later layers add to it.
         medium: For visual tokens, whose they are.
+        size: How many tokens it stands for, since a method that weighs by that has cut.
     """
 
     value: Tensor
@@ -32,6 +33,7 @@ class Token:
     run: int | None = None
     deep: list[Tensor] = field(default_factory=list)
     medium: int | None = None
+    size: float = 1.0
 
 
 def cut(
@@ -76,6 +78,9 @@ def edit(
     deep = [dense(reduction, torch.stack([slotted[s].deep[k] for s in range(len(slotted))])) for k in range(depth)]
     alive = {int(before.frame[anchor]) for anchor in anchors}
     stands = standing(anchors, {slot: token.run for slot, token in slotted.items()}, method.order, sequence, medium)
+    weighs = getattr(method, "proportional_attention", False) or any(token.size != 1 for token in sequence)
+    sizes = torch.tensor([slotted[slot].size for slot in range(len(slotted))])
+    sizes = dense(reduction, sizes, "sum").tolist() if weighs else [1.0] * len(anchors)
     edited = []
     for token in sequence:
         if token.slot is None and token.medium == medium and method.separators == "drop":
@@ -87,7 +92,8 @@ def edit(
             continue
         for slot in stands.get(token.slot, []):
             added = [layer[slot] for layer in deep]
-            edited.append(replace(slotted[anchors[slot]], value=left.values[slot], slot=slot, deep=added))
+            own = {"value": left.values[slot], "slot": slot, "deep": added, "size": sizes[slot]}
+            edited.append(replace(slotted[anchors[slot]], **own))
     if method.positions == "renumber":
         renumber(edited, original)
     return edited

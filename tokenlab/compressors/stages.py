@@ -151,6 +151,9 @@ class LayerReduction(TokenCompressor):
 
     stage: ClassVar[str] = "layers"
     budget_unit: ClassVar[BudgetUnit] = "layers"
+    proportional_attention: ClassVar[bool] = False
+    """Whether layers from the method's first cut on weigh a token by how many it stands for since: log size is added to
+    its logits, at prefill and in every step."""
 
     @property
     def positions_inside(self) -> Literal["keep", "renumber"]:

@@ -26,6 +26,7 @@ class Attention:
         scaling: Of the logits.
         left: For each token of the sequence as it is now, which of those tokens it was.
         value: Likewise; None where nobody said.
+        log_size: What is added to the logits of each, where attention weighs tokens by how many they stand for.
     """
 
     query: Float[Tensor, "h r e"]
@@ -33,6 +34,7 @@ class Attention:
     scaling: float
     left: Int[Tensor, " s"]
     value: Float[Tensor, "g r f"] | None = None
+    log_size: Float[Tensor, " r"] | None = None
 
     @classmethod
     def of(
@@ -41,9 +43,10 @@ class Attention:
         key: Float[Tensor, "g r e"],
         scaling: float,
         value: Float[Tensor, "g r f"] | None = None,
+        log_size: Float[Tensor, " r"] | None = None,
     ) -> Attention:
         """Nothing has gone yet."""
-        return cls(query, key, scaling, torch.arange(key.shape[1], device=key.device), value)
+        return cls(query, key, scaling, torch.arange(key.shape[1], device=key.device), value, log_size)
 
     @property
     def keys(self) -> Float[Tensor, "g s e"]:
@@ -64,8 +67,9 @@ class Attention:
         """Copies it to another device; itself, where it is there already."""
         if self.key.device == torch.device(device):
             return self
-        value = None if self.value is None else self.value.to(device)
-        return Attention(self.query.to(device), self.key.to(device), self.scaling, self.left.to(device), value)
+        query, key, left = self.query.to(device), self.key.to(device), self.left.to(device)
+        value, log_size = (None if each is None else each.to(device) for each in (self.value, self.log_size))
+        return Attention(query, key, self.scaling, left, value, log_size)
 
     def rows(self, by: Int[Tensor, " q"], among: Int[Tensor, " k"] | None = None) -> Float[Tensor, "h q k"]:
         """What some tokens of the sequence pay others, head by head.
@@ -90,6 +94,8 @@ class Attention:
         key = (self.key if among is None else self.key[:, columns]).float()
         grouped = query.float().unflatten(0, (key.shape[0], -1)).flatten(1, 2)
         logits = (grouped @ key.mT * self.scaling).unflatten(1, (-1, len(rows))).flatten(0, 1)
+        if self.log_size is not None:
+            logits = logits + self.log_size.to(logits)[columns]
         weights = logits.masked_fill(columns > rows[:, None], -torch.inf).softmax(-1)
         return weights[..., self.left] if among is None else weights
 

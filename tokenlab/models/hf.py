@@ -210,16 +210,22 @@ class KVTransform:
     valid: Bool[Tensor, "b k"] | None
 
     def apply(
-        self, query: Float[Tensor, "b h q e"], key: Float[Tensor, "b g s e"], value: Float[Tensor, "b g s f"]
+        self,
+        query: Float[Tensor, "b h 1 e"],
+        key: Float[Tensor, "b g s e"],
+        value: Float[Tensor, "b g s f"],
+        mask: Shaped[Tensor, "b ..."] | None,
     ) -> tuple[Float[Tensor, "b g k e"], Float[Tensor, "b g k f"], Float[Tensor, "b 1 1 k"] | None]:
-        """Keys, values and the mask on the logits that are left."""
+        """Keys, values and the mask on the logits that are left; of a step's mask only what is added matters here."""
         where = self.index.to(key.device)[:, None, :, None]
         key, value = (x.gather(2, where.expand(-1, x.shape[1], -1, x.shape[3])) for x in (key, value))
+        is_added = mask is not None and mask.is_floating_point()
+        left = mask.gather(3, where.transpose(2, 3)) if mask is not None and is_added else None
         if self.valid is None:
-            return key, value, None
+            return key, value, left
         blocked = ~self.valid.to(key.device)[:, None, None]
-        mask = torch.zeros_like(blocked, dtype=query.dtype).masked_fill(blocked, torch.finfo(query.dtype).min)
-        return key, value, mask
+        left = torch.zeros_like(blocked, dtype=query.dtype) if left is None else left
+        return key, value, left.masked_fill(blocked, torch.finfo(query.dtype).min)
 
 
 _PROBES: ContextVar[Mapping[nn.Module, AttentionProbe]] = ContextVar("tokenlab_probes", default=MappingProxyType({}))
@@ -275,7 +281,7 @@ def _probed_attention(
         if not probe.attends:
             return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[3]), None
         if probe.visible is not None:
-            key, value, attention_mask = probe.visible.apply(query, key, value)
+            key, value, attention_mask = probe.visible.apply(query, key, value, attention_mask)
         if probe.bias is not None:
             attention_mask = probe.bias.to(key)[:, None, None]
     config = module.config  # read once: another thread's probe may come or go meanwhile

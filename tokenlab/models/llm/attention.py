@@ -64,7 +64,8 @@ class PrefillAttention:
         probe.record, parts = False, probe.take()
         for row, prompt in enumerate(self.prompts):
             query, key, value = (part[row, :, part.shape[2] - len(prompt.layout) :] for part in parts)
-            prompt.attention[LATEST] = Attention.of(query, key, probe.scaling, value)
+            sizes = None if prompt.size is None else prompt.log_size
+            prompt.attention[LATEST] = Attention.of(query, key, probe.scaling, value, sizes)
 
     def evidence(
         self, method: LayerReduction, prompt: PromptState, hidden: Float[Tensor, "s d"], layer: int, moment: Moment
@@ -93,7 +94,8 @@ class PrefillAttention:
             parts = self.decoder.projections(layer, self.probes[layer], hidden[None], (cosine, sine))
         prompt.trace += Trace(evidence_flops=work.total)
         query, key, value = (part[0] for part in parts)
-        return Attention.of(query, key, self.probes[layer].scaling, value)
+        sizes = None if prompt.size is None else prompt.log_size
+        return Attention.of(query, key, self.probes[layer].scaling, value, sizes)
 
 
 def own_rows(hidden: Float[Tensor, "b s d"], prompts: Sequence[PromptState]) -> list[Float[Tensor, "_ d"]]:
@@ -106,10 +108,13 @@ def last_attention(
     key: Float[Tensor, "b g k e"],
     scaling: float,
     valid: Bool[Tensor, "b k"] | None,
+    log_size: Float[Tensor, "b k"] | None = None,
 ) -> Float[Tensor, "b k"]:
     """Attention from the last token to each; mean over heads, groups of which may share keys. None: all are valid."""
     grouped = query[:, :, -1:].unflatten(1, (key.shape[1], -1)).flatten(2, 3).float()  # groups, heads of a group, e
     scores = grouped @ key.float().transpose(-1, -2) * scaling
+    if log_size is not None:
+        scores = scores + log_size.to(scores)[:, None, None]
     if valid is not None:
         scores = scores.masked_fill(~valid.to(scores.device)[:, None, None], float("-inf"))
     return scores.softmax(-1).mean((1, 2))

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from tokenlab.compressors.pipeline import LayerPlan
 from tokenlab.compressors.stages import Moment
 from tokenlab.models.hf import CACHE, SEQUENCE_AXIS, AttentionProbe, Decoder, gather_cache
 from tokenlab.models.hooks import HookPoint
 from tokenlab.models.llm.attention import PrefillAttention, last_attention, own_rows
-from tokenlab.models.llm.masks import reduced_mask
+from tokenlab.models.llm.masks import reduced_mask, weighted_mask
 from tokenlab.models.llm.state import PromptState
 from tokenlab.models.llm.visible_tokens import VisibleTokens
 from tokenlab.reduction import Reduction
@@ -40,12 +41,14 @@ class PaddedLayerInput:
         valid: Which places are no padding; None: all.
         positions: Position ids, where they were renumbered since the entry.
         rotary: Cosines and sines of those.
+        log_size: What attention adds to the logits of each token; None: nothing.
     """
 
     index: Int[Tensor, "b s"]
     valid: Bool[Tensor, "b s"] | None
     positions: Int[Tensor, "*axes b s"] | None = None
     rotary: tuple[Float[Tensor, "*_ s e"], Float[Tensor, "*_ s e"]] | None = None
+    log_size: Float[Tensor, "b s"] | None = None
 
 
 class DecoderHooks:
@@ -211,17 +214,20 @@ class DecoderHooks:
         """What layers read of the LLM's entry from here on."""
         index = left_padded([prompt.columns + self.width - prompt.entry_length for prompt in self.prompts])
         valid = valid_columns([len(prompt.columns) for prompt in self.prompts])
+        sized = any(prompt.size is not None for prompt in self.prompts)
+        log_size = left_padded([prompt.log_size for prompt in self.prompts]) if sized else None
         if renumbered:
             positions = padded_positions([prompt.positions for prompt in self.prompts])
             for prompt in self.prompts:
                 prompt.trace += Trace(rope_recomputed=len(prompt.layout))
-            return PaddedLayerInput(index, valid, positions, self.decoder.rotate(hidden, positions.to(hidden.device)))
+            rotary = self.decoder.rotate(hidden, positions.to(hidden.device))
+            return PaddedLayerInput(index, valid, positions, rotary, log_size)
         if self.current is None or self.current.positions is None:
-            return PaddedLayerInput(index, valid)
+            return PaddedLayerInput(index, valid, log_size=log_size)
         # renumbered by an earlier method: columns of what that one made
         left = left_padded([total.anchor + width - total.num_inputs for total in totals])
         rotary = self.current.rotary and _columns(self.current.rotary, left, SEQUENCE_AXIS["position_embeddings"])
-        return PaddedLayerInput(index, valid, _columns(self.current.positions, left, -1), rotary)
+        return PaddedLayerInput(index, valid, _columns(self.current.positions, left, -1), rotary, log_size)
 
     # --- what a layer is given -------------------------------------------------------------------------------------
 
@@ -245,6 +251,8 @@ class DecoderHooks:
         # in a step the stock mask is as long as the first layer's cache, which may be shorter than the entry
         mask = None if self.step else kwargs["attention_mask"]
         found = {"attention_mask": reduced_mask(mask, index, valid, kernel, hidden)}
+        if (sizes := layer_input.log_size) is not None:
+            found["attention_mask"] = weighted_mask(found["attention_mask"], sizes, hidden, self.step)
         if layer_input.positions is not None:
             positions = layer_input.positions[..., -1:] + self.step if self.step else layer_input.positions
             rotary = self.decoder.rotate(hidden, positions.to(hidden.device)) if self.step else layer_input.rotary
@@ -275,7 +283,9 @@ class DecoderHooks:
             kept = [prompt.gather(layer) + pad for prompt, pad in zip(self.prompts, padding, strict=True)]
             index, valid = left_padded(kept), valid_columns(list(map(len, kept)))
             gather_cache(cache, layer, index)
-            self.inputs[layer] = replace(self.inputs[layer] or PaddedLayerInput(index, valid), index=index, valid=valid)
+            read = self.inputs[layer] or PaddedLayerInput(index, valid)
+            sizes = None if read.log_size is None else read.log_size.gather(1, index)
+            self.inputs[layer] = replace(read, index=index, valid=valid, log_size=sizes)
         self.is_gathered = True
 
     def decode_attention(self, layer: int) -> Float[Tensor, "b k"] | None:
@@ -287,7 +297,9 @@ class DecoderHooks:
         lengths = [len(prompt.origins[layer]) + self.step for prompt in self.prompts]
         if self.visible:
             self.visible.shown([2 * query.shape[1] * query.shape[3] * length for length in lengths])
-        return last_attention(query, key, probe.scaling, valid_columns(lengths))
+        read = self.inputs.get(layer)
+        sizes = None if read is None or read.log_size is None else pad(read.log_size, (0, self.step))
+        return last_attention(query, key, probe.scaling, valid_columns(lengths), sizes)
 
 
 _ACTIVE: ContextVar[DecoderHooks | None] = ContextVar("tokenlab_decoder", default=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 def reduced_mask(
@@ -37,6 +38,28 @@ def reduced_mask(
         return mask
     allowed = valid.to(mask.device)[:, None, None]
     return mask & allowed if mask.dtype == torch.bool else mask.masked_fill(~allowed, torch.finfo(mask.dtype).min)
+
+
+def weighted_mask(
+    mask: Shaped[Tensor, "b 1 q k"] | None,
+    log_size: Float[Tensor, "b s"],
+    hidden: Float[Tensor, "b q d"],
+    new_tokens: int,
+) -> Float[Tensor, "b 1 q k"]:
+    """A mask added to the logits, with the log size of each key; 0 for those of the answer.
+
+    Args:
+        mask: Boolean or added to the logits; None: causal.
+        log_size: Of the prompt's tokens that the layer read.
+        hidden: What the layer reads.
+        new_tokens: Of the answer, in the layer's cache.
+    """
+    added = pad(log_size, (0, new_tokens)).to(hidden)[:, None, None]
+    if mask is None:
+        mask = _new_mask(torch.ones(len(added), added.shape[-1], dtype=torch.bool), "eager", hidden)
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, torch.finfo(hidden.dtype).min)
+    return mask + added
 
 
 def _new_mask(valid: Bool[Tensor, "b k"], kernel: str, hidden: Float[Tensor, "b q d"]) -> Shaped[Tensor, "b ..."]:

@@ -32,6 +32,7 @@ class PromptState:
         noise: Of its sample.
         trace: What was done so far inside the LLM.
         states: What methods remember, by their stage, their place in the pipeline, and medium.
+        size: Tokens that each stands for, since a method's cut that weighs by that; None: none does.
         attention: Of the layer that attended last, as far as some method looks at it.
         origins: By layer, the untouched prompt's index of each token in the layer's cache.
         attention_tokens: By layer, tokens that its attention reads.
@@ -44,6 +45,7 @@ class PromptState:
     noise: SampleNoise
     trace: Trace = field(default_factory=Trace)
     states: dict[tuple[str, int, int], State] = field(default_factory=dict)
+    size: Float[Tensor, " s"] | None = None
     attention: dict[Evidence, Attention] = field(default_factory=dict)
     origins: list[Int[Tensor, " _"]] = field(default_factory=list)
     attention_tokens: list[int] = field(default_factory=list)
@@ -60,6 +62,11 @@ class PromptState:
     def positions(self) -> Int[Tensor, "axes s"]:
         """Position ids of what is left."""
         return self.layout.positions(self.original_positions)
+
+    @property
+    def log_size(self) -> Float[Tensor, " s"]:
+        """What is added to the logits of what is left; nothing where no method weighs by size."""
+        return torch.zeros(len(self.layout)) if self.size is None else self.size.log()
 
     def read(self, layers: int = 1) -> None:
         """Notes what is left now as what the next layers read."""
@@ -132,6 +139,10 @@ class PromptState:
         lifted = self.layout.lift(ordered, method.separators)
         self.layout = self.layout.reduce(lifted, method.positions_inside == "renumber")
         self.columns = self.columns[lifted.anchor]
+        if method.proportional_attention and self.size is None:
+            self.size = torch.ones(lifted.num_inputs)
+        if self.size is not None:
+            self.size = lifted.apply(self.size, "sum")
         self.attention = {need: attention.keep(lifted.anchor) for need, attention in self.attention.items()}
         return lifted
 
