@@ -136,19 +136,24 @@ class Reduction:
         return self
 
     def settle(self, order: Literal["raster", "rank"], tokens: int | None = None) -> Reduction:
-        """Checks a method's decision, and puts its slots in order; on the CPU.
+        """Checks a method's decision, and whether its slots stand in the order it declares; on the CPU.
 
         Args:
             order: Whether slots stand in the order of their anchors, or in the method's own.
             tokens: How many tokens the decision has to be about.
 
         Raises:
-            ValueError: Where the decision breaks the algebra's rules, or is about another number of tokens.
+            ValueError: Where the decision breaks the algebra's rules, is about another number of tokens, or is not in
+                the order of its anchors though it says so.
         """
         decision = self.to("cpu").check()
         if tokens is not None and self.num_inputs != tokens:
             raise ValueError(f"a reduction of {self.num_inputs} tokens was decided for {tokens}")
-        return decision.in_place() if order == "raster" else decision
+        if order == "raster" and bool((decision.anchor.diff() < 0).any()):
+            raise ValueError(
+                "slots stand out of the order of their anchors: sort them (in_place()), or declare order = 'rank'"
+            )
+        return decision
 
     def apply(self, values: Shaped[Tensor, "n ..."], combine: Combine = "weights") -> Shaped[Tensor, "m ..."]:
         """Reduces any per-token values; untouched tokens keep their bits, merged ones are summed in float32."""

@@ -123,6 +123,10 @@ def out_of_range(tokens: int) -> Reduction:
     return Reduction.keep(torch.tensor([tokens]), tokens)
 
 
+def out_of_order(tokens: int) -> Reduction:
+    return Reduction.keep(torch.tensor([1, 0]), tokens)
+
+
 def no_number(tokens: int) -> Reduction:
     one = torch.tensor([0])
     return Reduction.merge(one, one, one, torch.tensor([torch.nan]), tokens)
@@ -163,6 +167,7 @@ class WrongInLayers(LayerReduction):
 
 WRONG = {
     out_of_range: r"wrong cannot act on this medium: a reduction of \d+ tokens names token \d+",
+    out_of_order: "wrong cannot act on this medium: slots stand out of the order of their anchors",
     no_number: "wrong cannot act on this medium: a reduction merges with a weight that is not finite",
     other_tokens: r"wrong cannot act on this medium: a reduction of \d+ tokens was decided for \d+",
     nothing: "wrong fails on this medium: AttributeError: ",

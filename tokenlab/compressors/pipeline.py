@@ -233,6 +233,11 @@ class LayerPlan:
             gathered_layers=frozenset(gathered),
         )
 
+    @cached_property
+    def needs(self) -> frozenset[Evidence]:
+        """All evidence that methods look at between layers."""
+        return frozenset().union(*(method.needs() for method in self.layer_methods.values()))
+
     @property
     def acts(self) -> bool:
         """Whether any method acts inside the LLM."""

@@ -306,7 +306,8 @@ class LoadedModel:
         for request, prompt in zip(requests, prompts, strict=True):
             noise = SampleNoise(self.seed, request.sample.uid)
             assert prompt.original_positions is not None, "prompts that are reduced inside the LLM have positions"
-            states.append(PromptState(prompt.layout, prompt.original_positions, list(prompt.media), noise))
+            media = [tokens.showing(plan.needs) for tokens in prompt.media]
+            states.append(PromptState(prompt.layout, prompt.original_positions, media, noise))
         width, deepstack = arguments["input_ids"].shape[1], []
         if self.family.deepstack:
             shape = (len(prompts), width, self.config.get_text_config().hidden_size)

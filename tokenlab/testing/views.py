@@ -161,7 +161,7 @@ def through_layers(
         seen = view.hidden.clone()
         reduction, state = method.reduce_layer(view, state)
         check_untouched(f"layer {layer}", (seen,), (view.hidden,))
-        yield view, reduction.check()
+        yield view, reduction.settle(method.order)
         values, left = reduction.apply(values), left[reduction.anchor]
         tag = reduction.tag if reduction.tag is not None else None if tag is None else tag[reduction.anchor]
 
@@ -186,7 +186,7 @@ def through_steps(
                 generator_at(f"layer {layer}, step {step}"),
             )
             reduction, state = method.reduce_cache(view, state)
-            yield view, reduction.check()
+            yield view, reduction.settle(method.order)
 
 
 def decisions(method: Any, dtype: torch.dtype = torch.float32) -> list[Reduction]:

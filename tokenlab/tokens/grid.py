@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
@@ -120,6 +120,10 @@ class VisualTokens:
             (group.reshape(-1, count) for group, count in zip(groups, sizes[:, 0].tolist(), strict=True)),
             key=lambda group: int(self.frame[group[0, 0]]),
         )
+
+    def showing(self, needs: Collection[Evidence]) -> VisualTokens:
+        """The same tokens without other evidence, which would be reduced with them for nobody."""
+        return replace(self, evidence={need: value for need, value in self.evidence.items() if need in needs})
 
     def to(self, device: torch.device | str) -> VisualTokens:
         """Copies the tokens to another device; themselves, where they are there already."""

@@ -110,10 +110,9 @@ def with_evidence(
     encoded: Encoded, needs: frozenset[Evidence], questions: Mapping[Evidence, Float[Tensor, "q _"]]
 ) -> VisualTokens:
     """The medium's tokens with what a pipeline looks at: other arms' evidence would ride along at its expense."""
-    tokens = encoded.tokens
-    per_token = {need: value for need, value in tokens.evidence.items() if need in needs}
+    tokens = encoded.tokens.showing(needs)
     of_question = {need: value.to(tokens.values.device) for need, value in questions.items()}
-    return replace(tokens, evidence={**per_token, **of_question})
+    return replace(tokens, evidence={**tokens.evidence, **of_question})
 
 
 def _apply(reduction: Reduction, tokens: VisualTokens, projector: Projector | None) -> VisualTokens:

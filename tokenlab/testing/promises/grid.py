@@ -25,7 +25,7 @@ def meets_its_budget(build: Build) -> None:
     def _(ratio: float, frames: int, rows: int, columns: int) -> None:
         method: Any = build(ratio)
         view = grid_view(method, (frames, rows, columns))
-        reduction = method.reduce_grid(view).check()
+        reduction = method.reduce_grid(view).settle(method.order)
         expect(reduction.num_inputs == view.tokens.num_tokens, "num_inputs is not how many tokens there are")
         expect_count(method, reduction.num_outputs, [rows * columns] * frames)
 
@@ -60,7 +60,7 @@ def leaves_whole_frames_where_it_says_so(build: Build) -> None:
     """And only there."""
     method: Any = build(0.4)
     view = grid_view(method)
-    reduced = view.tokens.reduce(method.reduce_grid(view).check())
+    reduced = view.tokens.reduce(method.reduce_grid(view).settle(method.order))
     try:
         reduced.as_frames()
         is_whole = True
@@ -80,7 +80,7 @@ def works_in_half_precision_and_leaves_its_input_alone(build: Build) -> None:
     for dtype in DTYPES:
         view = cast(grid_view(method), dtype)
         before = view.tokens.values.clone()
-        reduced = view.tokens.reduce(method.reduce_grid(view).check())
+        reduced = view.tokens.reduce(method.reduce_grid(view).settle(method.order))
         expect(torch.equal(view.tokens.values, before), f"in {dtype} it changes the tokens it was given")
         expect(reduced.values.dtype == dtype, f"in {dtype} reduced tokens are {reduced.values.dtype}")
         expect(bool(torch.isfinite(reduced.values).all()), f"in {dtype} reduced tokens are not finite")

@@ -23,7 +23,7 @@ def selects_frames_in_time_order(build: Build) -> None:
         method: Any = build(ratio)
         if native and method.has_native_budget:
             method = replace(method, retention_ratio=None)
-        reduction = method.select_frames(frame_view(method, frames)).check()
+        reduction = method.select_frames(frame_view(method, frames)).settle(method.order)
         expect(not reduction.merges, "frames are selected, never merged")
         chosen = reduction.anchor.tolist()
         expect(chosen == sorted(set(chosen)), f"the chosen frames are not in time order: {chosen}")
