@@ -13,7 +13,10 @@ import torch
 from tokenlab.reduction import Reduction
 
 BlockTokens = tuple[tuple[int, int], ...]
-"""Per tower block: (tokens into attention, tokens into MLP) of one frame. Empty when no method acts in the tower."""
+"""Per tower block: (tokens into attention, tokens into MLP) of one frame, and at the end what is left, twice.
+
+Empty when no method acts in the tower.
+"""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,9 @@ def test_a_retention_ratio_is_met_in_a_straight_line(ratio, num_layers, inflect)
     left, gone = 1 + 100, []
     for layer in range(num_layers):
         noise = torch.randn(1, left, 2, 4, generator=torch.Generator().manual_seed(layer))
-        view = BlockView(layer, num_layers, noise[:, :, 0], noise, torch.ones(1, left), 101, 1, torch.Generator())
+        places = torch.arange(-1, left - 1)[None]
+        seen = (noise[:, :, 0], noise, noise, None, torch.ones(1, left), places)
+        view = BlockView(layer, num_layers, *seen, grid=(10, 10), protected=1, generator=torch.Generator())
         reduction, _ = method.reduce_block(view, None)
         gone.append(left - reduction.num_outputs)
         left = reduction.num_outputs

@@ -122,6 +122,11 @@ PIPELINES = {
     ),
     "backwards": (("backwards", {"retention_ratio": 0.5, "positions": "renumber"}),),
     "backwards, positions kept": (("backwards", {"retention_ratio": 0.5}),),
+    "by sight": (("by_sight", {"retention_ratio": 0.5}),),
+    "by sight, renumbered, then in the LLM": (
+        ("by_sight", {"retention_ratio": 0.5, "positions": "renumber"}),
+        ("fastv", {"retention_ratio": 0.5}),
+    ),
     "pairing": (("pairing", {"retention_ratio": 0.5}),),
     "pairing, renumbered": (("pairing", {"retention_ratio": 0.5, "positions": "renumber"}),),
     "pairing, then fastv, then the cache": (
@@ -174,6 +179,27 @@ class Vanishing(LayerReduction):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BySight(TowerReduction):
+    """Keeps, behind every second block, what [CLS] looks at most and has long values and is near a frame's middle."""
+
+    name: ClassVar[str] = "by_sight"
+    order: ClassVar[str] = "rank"
+    moment: ClassVar[str] = "after_block"
+    looks_at_cls: ClassVar[bool] = True
+
+    def reduce_block(self, view, state):
+        frames, tokens = view.size.shape
+        if view.layer % 2:
+            return Reduction.identity(frames * tokens), state
+        row, column = view.places // view.grid[1], view.places % view.grid[1]
+        distance = (row - view.grid[0] / 2).abs() + (column - view.grid[1] / 2).abs()
+        scores = view.cls_attention * view.values.norm(dim=-1).mean(-1) / (1 + distance)
+        scores[view.places < 0] = torch.inf
+        kept = scores.argsort(dim=1, descending=True, stable=True)[:, : view.protected + tokens // 2]
+        return Reduction.keep((kept + tokens * torch.arange(frames)[:, None]).flatten(), frames * tokens), state
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pairing(LayerReduction):
     """Averages pairs of neighbours twice, each weighing as much as the tokens it stands for; unevenly, to be seen."""
 
@@ -194,7 +220,7 @@ class Pairing(LayerReduction):
 
 
 def build(methods) -> Pipeline:
-    own = (HalfSight, Vanishing, Backwards, Pairing)
+    own = (HalfSight, Vanishing, Backwards, Pairing, BySight)
     known = {**REGISTRY, **{method.name: method for method in own}}
     return Pipeline(tuple(known[name](**arguments) for name, arguments in methods))
 

@@ -48,26 +48,41 @@ def look(
     depth = len(tower.encoder.layers)
     read = depth + 1 + checkpoint.model.config.vision_feature_layer
     for number, block in enumerate(tower.encoder.layers[:read]):
-        attended, key, weights = attend(block.self_attn, block.layer_norm1(hidden), size, method)
+        attended, key, value, weights = attend(block.self_attn, block.layer_norm1(hidden), size, method)
         if number == depth + layer:
             seen[attention], seen[keys] = weights.mean(1)[:, 0], key.mean(1)
         hidden = hidden + attended
-        view = BlockView(number, read, hidden, key.transpose(1, 2), size, tokens, 1, noise(f"block {number}"))
+        if method.moment == "after_block":
+            hidden = hidden + block.mlp(block.layer_norm2(hidden))
+        view = BlockView(
+            layer=number,
+            num_layers=read,
+            hidden=hidden,
+            keys=key.transpose(1, 2),
+            values=value.transpose(1, 2),
+            cls_attention=weights.mean(1)[:, 0],
+            size=size,
+            places=home % tokens - 1,
+            grid=(round((tokens - 1) ** 0.5),) * 2,
+            protected=1,
+            generator=noise(f"block {number}"),
+        )
         reduction, state = method.reduce_block(view, state)
         hidden = by_frame(dense(reduction, hidden.flatten(0, 1)), frames)
         size = by_frame(dense(reduction, size.flatten(), "sum"), frames)
         home = by_frame(home.flatten()[reduction.anchor], frames)
         seen = {need: by_frame(dense(reduction, x.flatten(0, 1), need.combine), frames) for need, x in seen.items()}
-        hidden = hidden + block.mlp(block.layer_norm2(hidden))
+        if method.moment == "after_attention":
+            hidden = hidden + block.mlp(block.layer_norm2(hidden))
     features = checkpoint.projector(hidden)
     seen[ProjectorInput()] = hidden
     patches = (home - torch.arange(1, frames + 1)[:, None])[:, 1:].flatten()
-    order = patches.argsort()
+    order = torch.arange(len(patches)) if method.order == "rank" else patches.argsort()
     evidence = {need: x[:, 1:].flatten(0, 1)[order] for need, x in seen.items()}
     return Left(features[:, 0], features[:, 1:].flatten(0, 1)[order], patches[order], evidence)
 
 
-def attend(module, hidden: Tensor, size: Tensor, method: TowerReduction) -> tuple[Tensor, Tensor, Tensor]:
+def attend(module, hidden: Tensor, size: Tensor, method: TowerReduction) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Attention in plain matrices; a token of size s counts s times where the method wants that."""
     query, key, value = (
         project(hidden).unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
@@ -77,7 +92,7 @@ def attend(module, hidden: Tensor, size: Tensor, method: TowerReduction) -> tupl
     if method.proportional_attention:
         scores = scores + size.log()[:, None, None]
     weights = scores.softmax(-1)
-    return module.out_proj((weights @ value).transpose(1, 2).flatten(2)), key, weights
+    return module.out_proj((weights @ value).transpose(1, 2).flatten(2)), key, value, weights
 
 
 def by_frame(rows: Tensor, frames: int) -> Tensor:

@@ -53,22 +53,34 @@ class FrameSelection(TokenCompressor):
 
 @dataclass(frozen=True)
 class BlockView:
-    """What a method sees inside one block of the vision tower, between attention and MLP: all frames of a medium."""
+    """What a method sees inside one block of the vision tower: all frames of a medium."""
 
     layer: int
     num_layers: int
     hidden: Float[Tensor, "t n d"]
     keys: Float[Tensor, "t n heads e"]  # of this block's attention
+    values: Float[Tensor, "t n heads e"]  # likewise
+    cls_attention: Float[Tensor, "t n"] | None  # what [CLS] pays each token, mean over heads; if asked for
     size: Float[Tensor, "t n"]  # how many patches each token stands for
-    patches: int  # tokens of a frame before the first block, protected ones included
+    places: Int[Tensor, "t n"]  # the patch that each token stands at, row by row; -1: none, as of [CLS]
+    grid: tuple[int, int]  # rows and columns of patches
     protected: int  # leading tokens of every frame that may not go, such as [CLS]
     generator: torch.Generator
+
+    @property
+    def patches(self) -> int:
+        """Tokens of a frame before the first block, protected ones included."""
+        return self.protected + self.grid[0] * self.grid[1]
 
 
 class TowerReduction(TokenCompressor):
     """Reduces tokens inside the vision tower, block by block."""
 
     stage: ClassVar[str] = "tower"
+    moment: ClassVar[Literal["after_attention", "after_block"]] = "after_attention"
+    """Where in a block the method acts: between its attention and its MLP, or behind both."""
+    looks_at_cls: ClassVar[bool] = False
+    """Whether the method looks at what [CLS] pays each token."""
     proportional_attention: ClassVar[bool] = False
     """Whether later blocks weigh a token by how many patches it stands for (log size added to the logits)."""
 

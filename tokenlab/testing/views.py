@@ -66,22 +66,26 @@ def grid_view(method: GridReduction, grid: Grid = (6, 4, 5), seed: int = 0, uid:
 def through_tower(
     method: TowerReduction,
     frames: int = 3,
-    patches: int = 20,
+    grid: tuple[int, int] = (4, 5),
     protected: int = 1,
     num_layers: int = 8,
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[tuple[BlockView, Reduction]]:
     """What the method decides in every block of a tower, each seeing what the one before left, and what it saw."""
     drawn = torch.Generator().manual_seed(0)
-    size, state = torch.ones(frames, protected + patches), None
+    size, state = torch.ones(frames, protected + grid[0] * grid[1]), None
+    places = torch.arange(-protected, grid[0] * grid[1]).clamp(min=-1).repeat(frames, 1)
     for layer in range(num_layers):
         view = BlockView(
             layer=layer,
             num_layers=num_layers,
             hidden=torch.randn(*size.shape, WIDTH, generator=drawn).to(dtype),
             keys=torch.randn(*size.shape, 2, 4, generator=drawn).to(dtype),
+            values=torch.randn(*size.shape, 2, 4, generator=drawn).to(dtype),
+            cls_attention=torch.rand(*size.shape, generator=drawn).to(dtype) if method.looks_at_cls else None,
             size=size.to(dtype),
-            patches=protected + patches,
+            places=places,
+            grid=grid,
             protected=protected,
             generator=generator_at(f"block {layer}"),
         )
@@ -90,6 +94,7 @@ def through_tower(
         check_untouched(f"block {layer}", before, (view.hidden, view.keys))
         yield view, reduction.check()
         size = reduction.apply(size.flatten(), "sum").reshape(frames, -1)
+        places = places.flatten()[reduction.anchor].reshape(frames, -1)
 
 
 def check_untouched(where: str, before: Sequence[Shaped[Tensor, "..."]], now: Sequence[Shaped[Tensor, "..."]]) -> None:

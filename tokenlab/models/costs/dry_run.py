@@ -180,7 +180,9 @@ class DryRun:
         left = tower.protected + len(shape.on_grid) // shape.passes
         for _ in range(tower.read):
             hidden = self.medium.draw(shape.passes, left, WIDTH)
-            left = run.reduce(hidden, self.medium.draw(shape.passes, left, 1, WIDTH)).shape[1]
+            keys, values = (self.medium.draw(shape.passes, left, 1, WIDTH, salt=salt) for salt in (0, 1))
+            received = self.medium.draw(shape.passes, left).abs()
+            left = run.reduce(hidden, keys, values, received).shape[1]
         return run.finish()
 
     def _layers(self, tokens: VisualTokens, separators: int) -> PromptState:

@@ -104,7 +104,7 @@ class ModelCosts:
         if not tokens:
             return 0
         everything, left = tokens[0][0], tokens[-1][1]
-        lengths = [*tokens, *[(left, left)] * (len(self._blocks) - len(tokens))]
+        lengths = [*tokens, *[(left, left)] * len(self._blocks)][: len(self._blocks)]
         return sum(
             part(everything) - part(length)
             for parts, read in zip(self._blocks, lengths, strict=True)

@@ -89,6 +89,8 @@ def why_unsupported(
     reasons = sorted(reason for need in compressor.needs() if (reason := missing_reason(family, need, auxiliary)))
     if isinstance(compressor, TowerReduction) and not family.norm:
         reasons.append("what stands behind its vision tower counts the patches of every frame")
+    if isinstance(compressor, TowerReduction) and compressor.looks_at_cls and not family.has_cls:
+        reasons.append("its vision tower has no [CLS] token")
     if not family.after_attention and _acts_inside_layers(compressor):
         reasons.append("no tokens can go between attention and MLP of its LLM's layers")
     if any(windows) and _acts_in_llm(compressor):

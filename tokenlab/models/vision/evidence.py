@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,7 @@ from tokenlab.models.families.grids import Calls
 from tokenlab.models.families.media import ProcessorOutput
 from tokenlab.models.hf import AttentionProbe, attention_probes
 from tokenlab.models.hooks import hooked
+from tokenlab.models.vision.attention import attention_logits, cls_attention, mean_attention
 from tokenlab.models.vision.tower import TowerReductions
 from tokenlab.models.vision.tower_hooks import TowerHooks, active_tower
 from tokenlab.tokens import Evidence
@@ -209,7 +210,7 @@ def _from_probe(
     """The attention each patch receives, its logit or its key, call by call."""
     if isinstance(need, TowerLogits):
         calls = zip(probe.queries, probe.keys, strict=True)
-        return [_logits(query[:, :, :1], key, probe.scaling).mean(1)[:, 0, :, None] for query, key in calls]
+        return [attention_logits(query[:, :, :1], key, probe.scaling).mean(1)[:, 0, :, None] for query, key in calls]
     if isinstance(need, TowerKeys):
         return [key.mean(1) if need.heads == "mean" else _one_head(key)[:, 0] for key in probe.keys]
     received = cls_attention if family.has_cls and need.query != "mean" else partial(mean_attention, over=need.over)
@@ -224,40 +225,6 @@ def _from_probe(
 def _one_head(heads: Float[Tensor, "b h n e"]) -> Float[Tensor, "b 1 n h*e"]:
     """All heads side by side."""
     return heads.transpose(1, 2).flatten(2)[:, None]
-
-
-def cls_attention(
-    query: Float[Tensor, "b h n e"],
-    key: Float[Tensor, "b h n e"],
-    scaling: float,
-    bias: Float[Tensor, "b n"] | None = None,
-) -> Float[Tensor, "b n"]:
-    """Attention from the class token, row 0, to each token; mean over heads. O(n) memory. `bias` joins the logits."""
-    return (_logits(query[:, :, :1], key, scaling) + _rows(bias)).softmax(-1).mean(1)[:, 0]
-
-
-def mean_attention(
-    query: Float[Tensor, "b h n e"],
-    key: Float[Tensor, "b h n e"],
-    scaling: float,
-    bias: Float[Tensor, "b n"] | None = None,
-    rows: int = 256,
-    over: Literal["mean", "sum"] = "mean",
-) -> Float[Tensor, "b n"]:
-    """Attention that each token receives, mean over heads, over all queries; streamed, never n x n at once."""
-    total = query.new_zeros((query.shape[0], key.shape[2]), dtype=torch.float32)
-    for start in range(0, query.shape[2], rows):
-        scores = _logits(query[:, :, start : start + rows], key, scaling) + _rows(bias)
-        total += scores.softmax(-1).mean(1).sum(1)
-    return total / query.shape[2] if over == "mean" else total
-
-
-def _logits(query: Float[Tensor, "b h q e"], key: Float[Tensor, "b h n e"], scaling: float) -> Float[Tensor, "b h q n"]:
-    return query.float() @ key.float().transpose(-1, -2) * scaling
-
-
-def _rows(bias: Float[Tensor, "b n"] | None) -> Float[Tensor, "b 1 1 n"] | float:
-    return 0.0 if bias is None else bias[:, None, None]
 
 
 def _keeping_input(calls: list[Float[Tensor, "_ _ c"]]) -> Callable[[nn.Module, tuple], None]:

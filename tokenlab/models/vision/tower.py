@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial, reduce
+from math import isqrt
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -40,7 +41,7 @@ class TowerReductions:
         protected: Leading tokens of every frame that may not go, such as [CLS].
         depth: Blocks of the tower; the last ones may not be read by the LLM.
         reductions: By block read, of all frames' tokens one after the other, protected ones included.
-        tokens: By block read, of every frame: tokens into attention, and into the MLP.
+        tokens: By block read, of every frame: tokens into attention, and into the MLP; and once more what is left.
         flops: Of the method's decisions, all blocks together.
     """
 
@@ -54,8 +55,8 @@ class TowerReductions:
 
     @cached_property
     def reduction(self) -> Reduction:
-        """Of the medium's grid tokens, slots in the order of the grid."""
-        return self._patches.in_place()
+        """Of the medium's grid tokens, slots in the order of the grid, or in the method's own."""
+        return self._patches if self.compressor.order == "rank" else self._patches.in_place()
 
     def from_block(self, block: int) -> Reduction:
         """Composes all reductions applied at or after `block`, counted from the end if negative.
@@ -68,10 +69,11 @@ class TowerReductions:
         return reduce(Reduction.then, self.reductions[block:], identity)
 
     def to_grid(self, rows: Shaped[Tensor, "r ..."]) -> Shaped[Tensor, "m ..."]:
-        """Values of what is left, as the tower ordered it, in the order of the grid and without leading tokens."""
+        """Values of what is left, as the tower ordered it, in the order of `reduction` and without leading tokens."""
         by_frame = rows.to(self._patches.anchor.device).unflatten(0, (self.frames, -1))
         patches = self._patches.num_outputs // self.frames
-        return by_frame[:, by_frame.shape[1] - patches :].flatten(0, 1)[self._patches.anchor.argsort(stable=True)]
+        left = by_frame[:, by_frame.shape[1] - patches :].flatten(0, 1)
+        return left if self.compressor.order == "rank" else left[self._patches.anchor.argsort(stable=True)]
 
     def scatter(self, rows: Float[Tensor, "r d"], on_grid: Bool[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """Features in the untouched layout: slots at their anchors, zeros where nothing is left."""
@@ -122,19 +124,39 @@ class TowerRun:
         self.merged = False
         self.work = MethodFlops()
 
-    def reduce(self, hidden: Float[Tensor, "t n d"], keys: Float[Tensor, "t n heads e"]) -> Float[Tensor, "t m d"]:
-        """Asks the method about the next block, and carries its decision out between attention and MLP."""
+    def reduce(
+        self,
+        hidden: Float[Tensor, "t n d"],
+        keys: Float[Tensor, "t n heads e"],
+        values: Float[Tensor, "t n heads e"],
+        cls_attention: Float[Tensor, "t n"] | None,
+    ) -> Float[Tensor, "t m d"]:
+        """Asks the method about the next block, and carries its decision out.
+
+        Args:
+            hidden: Of every frame, in the block or behind it.
+            keys: Of the block's attention.
+            values: Likewise.
+            cls_attention: What [CLS] pays each token there, if the method looks at that.
+        """
         frames, tokens = hidden.shape[:2]
         if not self.reductions:
             self.size = hidden.new_ones(frames, tokens, dtype=torch.float32)
+            self.places = torch.arange(-self.protected, tokens - self.protected).clamp(min=-1).repeat(frames, 1)
+            self.side = isqrt(tokens - self.protected)
+            assert self.side**2 == tokens - self.protected, "towers that may lose tokens read squares"
         self.size = self.size.to(hidden.device)  # where the model is spread, the next block may be elsewhere
+        self.places = self.places.to(hidden.device)
         view = BlockView(
             layer=len(self.reductions),
             num_layers=self.num_blocks,
             hidden=hidden,
             keys=keys,
+            values=values,
+            cls_attention=cls_attention,
             size=self.size,
-            patches=self.tokens[0][0] if self.tokens else tokens,
+            places=self.places,
+            grid=(self.side, self.side),
             protected=self.protected,
             generator=self.noise(f"block {len(self.reductions)}"),
         )
@@ -144,8 +166,9 @@ class TowerRun:
         self.reductions.append(reduction)
         self.merged |= reduction.merges
         self.size = reduction.apply(self.size.flatten(), "sum").unflatten(0, (frames, -1))
+        self.places = self.places.flatten()[reduction.anchor].unflatten(0, (frames, -1))
         left = reduction.apply(hidden.flatten(0, 1)).unflatten(0, (frames, -1))
-        self.tokens.append((tokens, left.shape[1]))
+        self.tokens.append((tokens, left.shape[1] if self.method.moment == "after_attention" else tokens))
         return left
 
     @property
@@ -156,10 +179,9 @@ class TowerRun:
     def finish(self, device: torch.device | str = "cpu") -> TowerReductions:
         """All that was done, when the tower has run; on the device where its output is."""
         reductions = tuple(reduction.to(device) for reduction in self.reductions)
-        frames = self.size.shape[0]
-        return TowerReductions(
-            self.method, frames, self.protected, self.depth, reductions, tuple(self.tokens), self.work.total
-        )
+        frames, left = self.size.shape
+        tokens = (*self.tokens, (left, left))
+        return TowerReductions(self.method, frames, self.protected, self.depth, reductions, tokens, self.work.total)
 
 
 def check_frames(reduction: Reduction, name: str, frames: int, tokens: int) -> Reduction:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tokenlab.models.hf import AttentionProbe
 from tokenlab.models.hooks import HookPoint
+from tokenlab.models.vision.attention import cls_attention
 from tokenlab.models.vision.tower import TowerRun
 
 
@@ -42,6 +43,12 @@ class TowerHooks:
         """On every block read: at its entry, between attention and MLP, behind its MLP, and at its end."""
         found = []
         for index, block in enumerate(self.blocks):
+            if self.run.method.moment == "after_block":
+                found += [
+                    HookPoint(block, "before", partial(_on, TowerHooks.pre_block, index)),
+                    HookPoint(block, "behind", partial(_on, TowerHooks.post_whole_block, index)),
+                ]
+                continue
             found += [
                 HookPoint(block, "before", partial(_on, TowerHooks.pre_block, index)),
                 HookPoint(getattr(block, self.norm), "before", partial(_on, TowerHooks.pre_mlp, index)),
@@ -71,10 +78,7 @@ class TowerHooks:
 
     def pre_mlp(self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
         """The MLP reads what the method leaves."""
-        keys: Float[Tensor, "t h n e"] = self.probe(index).keys[-1]
-        self.residual = self.run.reduce(args[0], keys.transpose(1, 2))
-        if index not in self.kept:
-            self.probe(index).clear()
+        self.residual = self.reduce(index, args[0])
         return (self.residual,), kwargs
 
     def post_mlp(
@@ -83,6 +87,25 @@ class TowerHooks:
         """The block would add the MLP's output to its untouched residual; `post_block` adds it to the reduced one."""
         self.mlp_output = output
         return output.new_zeros(1)
+
+    def post_whole_block(
+        self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Float[Tensor, "t n d"]
+    ) -> Float[Tensor, "t m d"]:
+        """What the method leaves of a whole block's output."""
+        return self.reduce(index, output)
+
+    def reduce(self, index: int, hidden: Float[Tensor, "t n d"]) -> Float[Tensor, "t m d"]:
+        """What the method leaves, shown what the block's attention was made of."""
+        probe = self.probe(index)
+        query, key, value = probe.queries[-1], probe.keys[-1], probe.values[-1]
+        received = None
+        if self.run.method.looks_at_cls:
+            with self.run.work:
+                received = cls_attention(query, key, probe.scaling, self.log_sizes[index])
+        left = self.run.reduce(hidden, key.transpose(1, 2), value.transpose(1, 2), received)
+        if index not in self.kept:
+            probe.clear()
+        return left
 
     def post_block(
         self, index: int, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Float[Tensor, "t n d"]

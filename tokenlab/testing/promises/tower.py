@@ -38,7 +38,7 @@ def leaves_every_frame_its_budget_in_the_tower(build: Build) -> None:
     def _(ratio: float, patches: int, protected: int) -> None:
         method: Any = build(ratio)
         tokens = protected + patches
-        for view, reduction in through_tower(method, 3, patches, protected):
+        for view, reduction in through_tower(method, 3, (1, patches), protected):
             left, rest = divmod(reduction.num_outputs, 3)
             frame = torch.arange(3).repeat_interleave(left)
             own = rest == 0 and torch.equal(reduction.anchor // tokens, frame)
