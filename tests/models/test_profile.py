@@ -251,6 +251,15 @@ def test_impossible_queries():
             arms("qwen3-vl-8b", Query(resolution=resolution))
 
 
+def test_all_pairs_of_very_many_tokens_are_not_tried():
+    """They would fill the memory; a method that compares fewer is priced at any length."""
+    long = Query(frames=200)
+    with pytest.raises(UserError, match=r"--pipeline scissor: llava_scissor compares all pairs of 39,\d+ tokens"):
+        priced("llava-onevision-7b", long, scissor=REGISTRY["llava_scissor"].example(0.5))
+    rows = priced("llava-onevision-7b", long, topic=REGISTRY["topic"](retention_ratio=0.5)).arms
+    assert rows[1].visual_tokens < rows[0].visual_tokens
+
+
 def test_an_image_and_its_mosaic_are_reduced_each_by_itself():
     rows = arms("llava-onevision-7b", Query(resolution=(384, 768)), random=REGISTRY["random"](retention_ratio=0.5))
     whole, mosaic, newlines = 27 * 27, 27 * 54, 27

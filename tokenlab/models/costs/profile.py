@@ -29,6 +29,7 @@ BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 Known = TypeVar("Known")
 Price = TypeVar("Price")
 
+MOST_IN_PAIRS = 25_000  # whose pairs fill 2.5 GB
 MOST_VISUAL_TOKENS = 1_000_000  # more than any model reads; a slip in the number of frames should not fill the memory
 
 
@@ -132,6 +133,11 @@ def _price(
     for compressor in pipeline.active:
         if reason := why_unsupported(costs.family, compressor, KINDS, windows=costs.windows):
             raise UserError(reason)
+        if compressor.all_pairs and medium.num_tokens > MOST_IN_PAIRS:
+            raise UserError(
+                f"{compressor.name} compares all pairs of {medium.num_tokens:,} tokens; of such a method profile looks at "
+                f"{MOST_IN_PAIRS:,} at most: give fewer --frames"
+            )
     counts = dry_run(pipeline, _query_shape(costs, query))
     grid, later = medium.grid[1:], query.new_tokens - 1  # each later token stays in the cache of every layer
     attention, mlp = counts.attention, counts.mlp

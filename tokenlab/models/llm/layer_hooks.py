@@ -280,7 +280,7 @@ class DecoderHooks:
         for layer in self.plan.gathered_layers:
             lengths = [len(prompt.origins[layer]) for prompt in self.prompts]
             padding = [max(lengths) - length for length in lengths]
-            kept = [prompt.gather(layer) + pad for prompt, pad in zip(self.prompts, padding, strict=True)]
+            kept = [prompt.gather(layer) + empty for prompt, empty in zip(self.prompts, padding, strict=True)]
             index, valid = left_padded(kept), valid_columns(list(map(len, kept)))
             gather_cache(cache, layer, index)
             read = self.inputs[layer] or PaddedLayerInput(index, valid)
