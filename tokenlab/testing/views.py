@@ -70,17 +70,30 @@ def through_tower(
     protected: int = 1,
     num_layers: int = 8,
     dtype: torch.dtype = torch.float32,
+    values: Float[Tensor, "t n d"] | None = None,
 ) -> Iterator[tuple[BlockView, Reduction]]:
-    """What the method decides in every block of a tower, each seeing what the one before left, and what it saw."""
+    """What the method decides in every block of a tower, each seeing what the one before left, and what it saw.
+
+    Args:
+        method: Whose decisions.
+        frames: Read together.
+        grid: Rows and columns of patches.
+        protected: Leading tokens of every frame.
+        num_layers: Of the tower.
+        dtype: Of what the tower holds.
+        values: What tokens are in every block, keys included; drawn in each, if left out.
+    """
     drawn = torch.Generator().manual_seed(0)
     size, state = torch.ones(frames, protected + grid[0] * grid[1]), None
     places = torch.arange(-protected, grid[0] * grid[1]).clamp(min=-1).repeat(frames, 1)
     for layer in range(num_layers):
+        hidden = torch.randn(*size.shape, WIDTH, generator=drawn) if values is None else values
+        keys = torch.randn(*size.shape, 2, 4, generator=drawn) if values is None else values.unflatten(-1, (2, 4))
         view = BlockView(
             layer=layer,
             num_layers=num_layers,
-            hidden=torch.randn(*size.shape, WIDTH, generator=drawn).to(dtype),
-            keys=torch.randn(*size.shape, 2, 4, generator=drawn).to(dtype),
+            hidden=hidden.to(dtype),
+            keys=keys.to(dtype),
             values=torch.randn(*size.shape, 2, 4, generator=drawn).to(dtype),
             cls_attention=torch.rand(*size.shape, generator=drawn).to(dtype) if method.looks_at_cls else None,
             size=size.to(dtype),
@@ -95,6 +108,8 @@ def through_tower(
         yield view, reduction.check()
         size = reduction.apply(size.flatten(), "sum").reshape(frames, -1)
         places = places.flatten()[reduction.anchor].reshape(frames, -1)
+        if values is not None:
+            values = reduction.apply(values.flatten(0, 1)).reshape(frames, -1, WIDTH)
 
 
 def check_untouched(where: str, before: Sequence[Shaped[Tensor, "..."]], now: Sequence[Shaped[Tensor, "..."]]) -> None:

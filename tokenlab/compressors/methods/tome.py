@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from tokenlab.compressors import (
     BlockView,
+    Preference,
     Reduction,
     ReductionKind,
     State,
@@ -39,6 +40,7 @@ class ToMe(TowerReduction, name="tome"):
     licence: ClassVar[str] = "CC-BY-NC-4.0"
     kind: ClassVar[ReductionKind] = "merge"
     has_native_budget: ClassVar[bool] = True
+    prefers: ClassVar[tuple[Preference, ...]] = ("diversity",)
     proportional_attention: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

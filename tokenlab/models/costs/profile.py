@@ -135,7 +135,7 @@ def _price(
             raise UserError(reason)
         if compressor.all_pairs and medium.num_tokens > MOST_IN_PAIRS:
             raise UserError(
-                f"{compressor.name} compares all pairs of {medium.num_tokens:,} tokens; of such a method profile looks at "
+                f"{compressor.name} compares all pairs of {medium.num_tokens:,} tokens; profile tries that with "
                 f"{MOST_IN_PAIRS:,} at most: give fewer --frames"
             )
     counts = dry_run(pipeline, _query_shape(costs, query))

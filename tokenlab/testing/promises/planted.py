@@ -13,9 +13,9 @@ from torch.nn.functional import normalize
 
 from tokenlab.compressors.base import Preference, TokenCompressor
 from tokenlab.compressors.evidence import FrameScores, PixelChange, QuestionEmbeddings
-from tokenlab.compressors.stages import FrameSelection, GridReduction, GridView, LayerReduction
+from tokenlab.compressors.stages import FrameSelection, GridReduction, GridView, LayerReduction, TowerReduction
 from tokenlab.testing.promises.base import Build, expect, promise
-from tokenlab.testing.views import WIDTH, frame_view, grid_view, through_layers
+from tokenlab.testing.views import WIDTH, frame_view, grid_view, through_layers, through_tower
 
 GRID = (6, 6, 6)
 WHERE = (41, 77, 100, 215)
@@ -41,6 +41,8 @@ def _tried(method: Any, preference: Preference, planted: int) -> dict[str, bool]
     by_values = preference in ("novelty", "diversity")
     if method.acts_at(FrameSelection) and any(isinstance(need, FrameScores) for need in needs):
         found["frames"] = _among_frames(method, planted)
+    if method.acts_at(TowerReduction) and by_values:
+        found["tower"] = _in_tower(method, preference, planted)
     on_grid = method.acts_at(GridReduction)
     if on_grid and (by_values or any(need.axes == ("n" if preference == "attention" else "q d") for need in needs)):
         view = planted_view(method, preference, planted)
@@ -58,6 +60,18 @@ def _among_frames(method: FrameSelection, planted: int) -> bool:
     scores = torch.zeros(24).index_fill(0, torch.tensor(frame), 1.0)
     chosen = method.select_frames(replace(view, evidence=dict.fromkeys(view.evidence, scores)))
     return frame in chosen.anchor.tolist()
+
+
+def _in_tower(method: TowerReduction, preference: Preference, planted: int) -> bool:
+    """One patch differs from all others of the medium; it is to be left as it is, and not merged."""
+    frames, (frame, place) = GRID[0], divmod(planted, GRID[1] * GRID[2])
+    values = planted_values(method, preference, planted).unflatten(0, (frames, -1))
+    for view, reduction in through_tower(method, frames, GRID[1:], 0, 4, values=values):
+        at = int((view.places[frame] == place).nonzero()[:, 0]) + frame * view.places.shape[1]
+        slot = (reduction.anchor == at).nonzero()[:, 0]
+        if len(slot) == 0 or int(reduction.lengths[slot[0]]) > 0:
+            return False
+    return True
 
 
 def planted_values(method: TokenCompressor, preference: Preference, planted: int) -> Float[Tensor, "n d"]:
