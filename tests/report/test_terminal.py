@@ -55,7 +55,9 @@ def test_report_fits_and_cuts_nothing(width, arms, types):
         assert f"{row.cost.visual_tokens_out:,.0f}" in text
         assert f"{row.cost.milliseconds.total:,.0f}" in text
         assert f"{100 * row.accuracy.mean:.1f} [" in text
-        assert f"{row.against_full.flops_ratio:.3f}" in text
+        if row.against_baseline:
+            assert f"{row.against_baseline.flops_ratio:.3f}" in text
+            assert f"{row.against_baseline.answers.points.low:+.1f}" in text
 
 
 def test_rows_stand_in_the_order_of_the_arms():

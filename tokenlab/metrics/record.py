@@ -89,6 +89,16 @@ class Record:
         """Visual tokens the LLM read / visual tokens of the untouched media."""
         return self.visual_tokens_out / self.visual_tokens_in if self.visual_tokens_in else 1.0
 
+    @property
+    def is_scored(self) -> bool:
+        """Whether anybody knows what is right."""
+        return bool(self.expected)
+
+    @property
+    def is_right(self) -> bool:
+        """Whether it was answered, and rightly."""
+        return self.status == "ok" and self.correct is True
+
     def to_json(self) -> str:
         """One line of `records.jsonl`."""
         return json.dumps(asdict(self), ensure_ascii=False)

@@ -10,11 +10,12 @@ from pathlib import Path
 from statistics import fmean, median
 
 from tokenlab.errors import UserError
-from tokenlab.metrics.answers import exact_match
+from tokenlab.metrics.comparison import Comparison, compare_all, ratio_of
 from tokenlab.metrics.record import Record
 from tokenlab.statistics.intervals import LEVEL, Interval, clustered_interval
 
 BASELINE = "full"  # the arm that others are compared with
+MARGIN = 0.4  # percentage points that papers claim to lose at most
 
 
 @dataclass(frozen=True)
@@ -65,25 +66,6 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """An arm against `full`, on the same samples; None where there is nothing to compare.
-
-    Attributes:
-        points: Difference of accuracy in percentage points, over the questions that both have been asked.
-        agreement: Share of the answers of `full` that the arm repeats, right or wrong; a failed sample does not.
-        flops_ratio: Mean FLOPs / those of `full`, over the samples that both answered; below 1 is cheaper.
-        speedup: Mean time of `full` / that of the arm, over the same samples; above 1 is faster.
-        prefill_speedup: The same for the prefill alone.
-    """
-
-    points: float | None
-    agreement: float | None
-    flops_ratio: float | None
-    speedup: float | None
-    prefill_speedup: float | None
-
-
-@dataclass(frozen=True)
 class ArmSummary:
     """One arm's row.
 
@@ -95,7 +77,7 @@ class ArmSummary:
         mean_over_types: Unweighted mean of the accuracies by question type.
         cost: None where every sample failed.
         peak_memory_bytes: The largest of any sample; None where the device cannot tell.
-        against_full: None where the run has no such arm.
+        against_baseline: None for the baseline itself, and where the run has no such arm.
     """
 
     arm: str
@@ -108,7 +90,7 @@ class ArmSummary:
     mean_over_types: float | None
     cost: Cost | None
     peak_memory_bytes: int | None
-    against_full: Comparison | None
+    against_baseline: Comparison | None
 
 
 @dataclass(frozen=True)
@@ -123,7 +105,9 @@ class Summary:
         complete: False where the run was interrupted.
         clusters: Distinct videos.
         level: Confidence level of the intervals.
-        speedup_ceiling: Time of `full` / its encode time: the speed-up, were all that follows the encode free.
+        baseline: The arm that the others are compared with.
+        margin: Percentage points that an arm may lose and still pass for the baseline.
+        speedup_ceiling: Time of the baseline / its encode time: the speed-up, were all that follows the encode free.
         padding_waste: Share of the positions that the LLM computed on padding.
     """
 
@@ -135,6 +119,8 @@ class Summary:
     clusters: int
     types: tuple[str, ...]
     level: float
+    baseline: str
+    margin: float
     speedup_ceiling: float | None
     padding_waste: float | None
 
@@ -153,6 +139,8 @@ def summarise(
     records: Sequence[Record],
     *,
     level: float = LEVEL,
+    baseline: str = BASELINE,
+    margin: float = MARGIN,
     questions_planned: int | None = None,
     complete: bool = True,
     padding_waste: float | None = None,
@@ -162,13 +150,16 @@ def summarise(
     Args:
         records: Of one run: each arm at most once on each sample.
         level: Confidence level of the intervals.
+        baseline: The arm that the others are compared with, if it is there.
+        margin: Percentage points that an arm may lose and still pass for the baseline.
         questions_planned: How many questions the run set out to ask.
         complete: Whether the run came to its end.
         padding_waste: Share of the positions that the LLM computed on padding; records are free of padding.
     """
     arms = _by_arm(records)
-    full = arms.get(BASELINE)
-    rows = tuple(_arm_summary(list(arm.values()), full, level) for arm in arms.values())
+    others = {name: arm for name, arm in arms.items() if name != baseline}
+    against = compare_all(others, arms[baseline], level, margin) if baseline in arms else {}
+    rows = tuple(_arm_summary(list(arm.values()), against.get(name), level) for name, arm in arms.items())
     uids = [set(arm) for arm in arms.values()]
     return Summary(
         arms=rows,
@@ -179,7 +170,9 @@ def summarise(
         clusters=len({record.cluster for record in records}),
         types=tuple(sorted({record.type for record in records})),
         level=level,
-        speedup_ceiling=_speedup_ceiling(rows),
+        baseline=baseline,
+        margin=margin,
+        speedup_ceiling=_speedup_ceiling(rows, baseline),
         padding_waste=padding_waste,
     )
 
@@ -197,9 +190,9 @@ def _by_arm(records: Sequence[Record]) -> dict[str, dict[str, Record]]:
     return arms
 
 
-def _arm_summary(records: list[Record], full: dict[str, Record] | None, level: float) -> ArmSummary:
+def _arm_summary(records: list[Record], against: Comparison | None, level: float) -> ArmSummary:
     types = defaultdict(list)
-    for record in filter(_scored, records):
+    for record in (record for record in records if record.is_scored):
         types[record.type].append(record)
     by_type = {type_: _accuracy(types[type_], level) for type_ in sorted(types)}
     answered = [record for record in records if record.status == "ok"]
@@ -209,25 +202,17 @@ def _arm_summary(records: list[Record], full: dict[str, Record] | None, level: f
         positions=tuple(records[0].positions),
         n=len(records),
         failed=len(records) - len(answered),
-        accuracy=_accuracy(list(filter(_scored, records)), level) if types else None,
+        accuracy=_accuracy([record for record in records if record.is_scored], level) if types else None,
         accuracy_by_type=by_type,
         mean_over_types=fmean(interval.mean for interval in by_type.values()) if by_type else None,
         cost=_cost(answered) if answered else None,
         peak_memory_bytes=max((r.peak_memory_bytes for r in answered if r.peak_memory_bytes is not None), default=None),
-        against_full=_compare(records, full) if full is not None else None,
+        against_baseline=against,
     )
 
 
-def _scored(record: Record) -> bool:
-    return bool(record.expected)
-
-
-def _right(record: Record) -> bool:
-    return record.status == "ok" and record.correct is True
-
-
 def _accuracy(records: list[Record], level: float) -> Interval:
-    return clustered_interval([_right(r) for r in records], [r.cluster for r in records], level)
+    return clustered_interval([r.is_right for r in records], [r.cluster for r in records], level)
 
 
 def _cost(records: list[Record]) -> Cost:
@@ -277,46 +262,8 @@ def _tokens_after(records: list[Record]) -> tuple[tuple[str, float], ...]:
     return tuple((name, fmean(steps[place, name])) for place, name in sorted(steps))
 
 
-def _compare(records: list[Record], full: dict[str, Record]) -> Comparison:
-    """An arm against `full`, each number over the samples for which both have it."""
-    pairs = [(record, full[record.uid]) for record in records if record.uid in full]
-    scored = [(ours, theirs) for ours, theirs in pairs if _scored(ours)]
-    referenced = [(ours, theirs) for ours, theirs in pairs if theirs.status == "ok"]
-    answered = [(ours, theirs) for ours, theirs in referenced if ours.status == "ok"]
-
-    def ratio(value: Callable[[Record], float]) -> float | None:
-        sums = [float(sum(value(pair[side]) for pair in answered)) for side in (0, 1)]
-        return _ratio(*sums)
-
-    flops, total, prefill = (
-        ratio(lambda r: r.flops.total),
-        ratio(lambda r: r.milliseconds.total),
-        ratio(lambda r: r.milliseconds.prefill),
-    )
-    return Comparison(
-        points=100 * fmean(_right(ours) - _right(theirs) for ours, theirs in scored) if scored else None,
-        agreement=fmean(_same_answer(*pair) for pair in referenced) if referenced else None,
-        flops_ratio=flops,
-        speedup=_ratio(1.0, total),
-        prefill_speedup=_ratio(1.0, prefill),
-    )
-
-
-def _same_answer(ours: Record, theirs: Record) -> bool:
-    """Whether two arms say the same: choose the same option, or else use the same words."""
-    if ours.status != "ok":
-        return False
-    if ours.choice is not None:
-        return ours.choice == theirs.choice
-    return exact_match(ours.answer or "", theirs.answer or "")
-
-
-def _ratio(numerator: float, denominator: float | None) -> float | None:
-    return numerator / denominator if denominator else None
-
-
-def _speedup_ceiling(rows: tuple[ArmSummary, ...]) -> float | None:
+def _speedup_ceiling(rows: tuple[ArmSummary, ...], baseline: str) -> float | None:
     for row in rows:
-        if row.arm == BASELINE and row.cost is not None:
-            return _ratio(row.cost.milliseconds.total, row.cost.milliseconds.encode)
+        if row.arm == baseline and row.cost is not None:
+            return ratio_of(row.cost.milliseconds.total, row.cost.milliseconds.encode)
     return None

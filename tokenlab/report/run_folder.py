@@ -181,7 +181,8 @@ def scalars(summary: Summary) -> dict[str, float]:
 
 
 def _arm_scalars(row: ArmSummary) -> dict[str, float | None]:
-    accuracy, cost, against = row.accuracy, row.cost, row.against_full
+    accuracy, cost, against = row.accuracy, row.cost, row.against_baseline
+    answers = against and against.answers
     return {
         "accuracy": accuracy and accuracy.mean,
         "accuracy_low": accuracy and accuracy.low,
@@ -193,8 +194,8 @@ def _arm_scalars(row: ArmSummary) -> dict[str, float | None]:
         "prefill_tokens": cost and cost.prefill_tokens,
         "flops_total": cost and cost.flops.total,
         "seconds": cost and cost.milliseconds.total / 1000,
-        "points_against_full": against and against.points,
-        "agreement_with_full": against and against.agreement,
+        "points_against_baseline": answers and answers.points.mean,
+        "agreement_with_baseline": against and against.agreement,
         "flops_ratio": against and against.flops_ratio,
         "speedup": against and against.speedup,
         "prefill_speedup": against and against.prefill_speedup,

@@ -12,7 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tokenlab.metrics.summary import BASELINE, ArmSummary, Cost, Summary
+from tokenlab.metrics.comparison import PairedAnswers
+from tokenlab.metrics.summary import ArmSummary, Cost, Summary
 from tokenlab.statistics.intervals import Interval
 
 WIDE = 100  # columns of a terminal from which nothing is shortened
@@ -35,8 +36,14 @@ def terminal_report(summary: Summary, width: int) -> Group:
         return Group(*parts)
     parts.append(_arm_table(main_columns(summary, compact=width < WIDE), summary, width))
     parts += [Padding(Text(line), (0, 0, 0, 2)) for line in captions(summary)]
-    for title, columns in (("Answers, %", answer_columns(summary)), ("Milliseconds a query", stage_columns())):
-        parts += [Text(f"\n{title}", style="bold"), *_matrix(columns, summary, width)]
+    compared = any(row.against_baseline for row in summary.arms)
+    for title, columns in (
+        ("Answers, %", answer_columns(summary)),
+        (f"Against {summary.baseline}", comparison_columns(summary) if compared else []),
+        ("Milliseconds a query", stage_columns()),
+    ):
+        if columns:
+            parts += [Text(f"\n{title}", style="bold"), *_matrix(columns, summary, width)]
     return Group(*parts)
 
 
@@ -74,9 +81,9 @@ def main_columns(summary: Summary, compact: bool = False) -> list[Column]:
         Column("visual\ntokens", lambda row: _cost_cell(row, lambda cost: cost.visual_tokens_out)),
         Column("kept\n%", lambda row: _percent(row.cost.retention if row.cost else None)),
         Column(f"accuracy %\n[{summary.level:.0%}]", lambda row: _interval(row.accuracy, decimals=0 if compact else 1)),
-        Column(f"vs\n{BASELINE}", lambda row: _format(_against(row, "points"), "+.1f")),
+        Column(f"vs\n{summary.baseline}", lambda row: _format(_points(row), "+.1f")),
         Column(f"{unit}\na query", lambda row: _cost_cell(row, lambda cost: cost.flops.total / scale)),
-        Column(f"x\n{BASELINE}", lambda row: _format(_against(row, "flops_ratio"), ".3f")),
+        Column(f"x\n{summary.baseline}", lambda row: _format(_against(row, "flops_ratio"), ".3f")),
         Column("ms a\nquery", lambda row: _cost_cell(row, lambda cost: cost.milliseconds.total)),
         Column("speed-\nup", lambda row: _format(_against(row, "speedup"), ".2f", "x")),
     ]
@@ -88,12 +95,27 @@ def main_columns(summary: Summary, compact: bool = False) -> list[Column]:
 
 
 def answer_columns(summary: Summary) -> list[Column]:
-    """Accuracy by question type, where there are several, and agreement with `full`."""
+    """Accuracy by question type, where there are several."""
     columns = []
     if len(summary.types) > 1:
         columns += [_type_column(type_, summary) for type_ in summary.types]
         columns.append(Column("mean over types", lambda row: _percent(row.mean_over_types)))
-    return [*columns, Column(f"same answer as {BASELINE}", lambda row: _percent(_against(row, "agreement")))]
+    return columns
+
+
+def comparison_columns(summary: Summary) -> list[Column]:
+    """Each arm's answers against the baseline's, question by question."""
+    return [
+        Column("points", lambda row: _of_answers(row, lambda each: f"{each.points.mean:+.1f}")),
+        Column(f"{summary.level:.0%} from", lambda row: _of_answers(row, lambda each: f"{each.points.low:+.1f}")),
+        Column("to", lambda row: _of_answers(row, lambda each: f"{each.points.high:+.1f}")),
+        Column("p (Holm)", lambda row: _of_answers(row, lambda each: _p(each.p_holm))),
+        Column("lost", lambda row: _of_answers(row, lambda each: str(each.lost))),
+        Column("gained", lambda row: _of_answers(row, lambda each: str(each.gained))),
+        Column("p (McNemar)", lambda row: _of_answers(row, lambda each: _p(each.mcnemar))),
+        Column("same answer", lambda row: _percent(_against(row, "agreement"))),
+        Column(f"loses < {summary.margin:g}", lambda row: _of_answers(row, _verdict)),
+    ]
 
 
 def stage_columns() -> list[Column]:
@@ -122,10 +144,15 @@ def _policies(summary: Summary) -> str:
 def captions(summary: Summary) -> Iterator[str]:
     """How the numbers were made."""
     yield f"[{summary.level:.0%}]: interval clustered by video (Wilson on an effective sample size, Student's t)."
-    if any(row.arm == BASELINE for row in summary.arms):
-        yield f"vs {BASELINE}: percentage points; x {BASELINE}, speed-up: of means; over the questions both arms have."
+    name = summary.baseline
+    if any(row.arm == name for row in summary.arms):
+        yield f"vs {name}: percentage points; x {name}, speed-up: of means; over the questions both arms have."
+        yield (
+            "points: interval and p by Student's t over videos; Holm's p hold for all arms together, McNemar's takes "
+            f"questions for independent. loses < {summary.margin:g}: whether the arm is worse by less than that."
+        )
     else:
-        yield f"No arm is named {BASELINE}: there is nothing to compare with."
+        yield f"No arm is named {name}: there is nothing to compare with."
     if policies := _policies(summary):
         yield f"Position ids: {policies}."
     yield "FLOPs: 2 a multiply-add, of each query's own length, without padding."
@@ -218,7 +245,29 @@ def _cost_cell(row: ArmSummary, value: Callable[[Cost], float]) -> str:
 
 
 def _against(row: ArmSummary, name: str) -> float | None:
-    return None if row.against_full is None else getattr(row.against_full, name)
+    return None if row.against_baseline is None else getattr(row.against_baseline, name)
+
+
+def _of_answers(row: ArmSummary, cell: Callable[[PairedAnswers], str]) -> str:
+    answers = None if row.against_baseline is None else row.against_baseline.answers
+    return NOTHING if answers is None else cell(answers)
+
+
+def _points(row: ArmSummary) -> float | None:
+    answers = None if row.against_baseline is None else row.against_baseline.answers
+    return None if answers is None else answers.points.mean
+
+
+def _p(value: float) -> str:
+    return "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
+
+
+def _verdict(answers: PairedAnswers) -> str:
+    """A verdict, or how many questions it would take."""
+    if answers.verdict != "cannot tell":
+        return answers.verdict
+    needed = "over a million" if answers.samples_needed is None else f"{answers.samples_needed:,}"
+    return f"cannot tell; needs {needed}"
 
 
 def _percent(share: float | None) -> str:
