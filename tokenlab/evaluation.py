@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -32,6 +32,7 @@ from tokenlab.models.mllm import LoadedModel
 from tokenlab.models.request import Answer
 from tokenlab.models.settings import MLLM
 from tokenlab.models.vision.auxiliary import check_auxiliary
+from tokenlab.report.environment import Environment
 from tokenlab.report.run_folder import RunFolder
 from tokenlab.trace import Trace
 
@@ -84,12 +85,22 @@ class Evaluation(LightningModule):
         print(self.needed_memory(planned, device).line(device, free_memory(device)), file=sys.stderr)
         self.loaded = LoadedModel.load(self.settings, self.seed).to(device)
         self.arms = self._name_arms()
+        run, kernel = self.run_folder, self.config._attn_implementation or self.settings.attn_implementation
+        run.keep_environment(
+            Environment.here(
+                device, kernel, weights_fingerprint(self.loaded.model), {arm.name: arm.hash for arm in self.arms}
+            )
+        )
+        if run.records:
+            self.num_failed = sum(record.status == "failed" for record in run.records)
+            self._lightning.datamodule.ask_only(SPLITS[stage], self._without_recorded(planned))
 
     def validation_step(self, batch: Sequence[Clip], _: int) -> None:
         """Every arm answers every question about the batch's clips; each answer is recorded at once."""
         cache = EncodeCache(self.needs)
         for arm in self.arms:
-            for answer in self.loaded.answer(batch, arm.pipeline, cache):
+            left = [self._left_of(clip, arm) for clip in batch]
+            for answer in self.loaded.answer([clip for clip in left if clip.samples], arm.pipeline, cache):
                 record = self.record(arm, answer)
                 self.num_failed += record.status == "failed"
                 self.run_folder.write(record)
@@ -99,6 +110,23 @@ class Evaluation(LightningModule):
 
     test_step = validation_step
     predict_step = validation_step
+
+    def _left_of(self, clip: Clip, arm: Arm) -> Clip:
+        """A clip with the questions that an arm has not answered yet."""
+        left = tuple(each for each in clip.samples if not self.run_folder.is_recorded(arm.name, each.uid))
+        return clip if len(left) == len(clip.samples) else replace(clip, samples=left)
+
+    def _without_recorded(self, entries: Sequence[ClipEntry]) -> list[ClipEntry]:
+        """Clips with the questions that some arm has not answered yet."""
+        kept = []
+        for entry in entries:
+            left = tuple(
+                each
+                for each in entry.samples
+                if not all(self.run_folder.is_recorded(arm.name, each.uid) for arm in self.arms)
+            )
+            kept += [replace(entry, samples=left)] if left else []
+        return kept
 
     def record(self, arm: Arm, answer: Answer) -> Record:
         """What is kept of one answer."""

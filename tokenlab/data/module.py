@@ -133,6 +133,7 @@ class QuestionData(LightningDataModule, ABC):
         self.num_workers = at_least(0, num_workers=num_workers)
         self.max_image_pixels = at_least(1, max_image_pixels=max_image_pixels)
         self._entries: dict[Split, list[ClipEntry]] = {}
+        self._left: dict[Split, list[ClipEntry]] = {}
 
     @abstractmethod
     def clips(self, split: Split) -> list[ClipEntry]:
@@ -144,6 +145,10 @@ class QuestionData(LightningDataModule, ABC):
             self._entries[split] = self.clips(split)
             refuse_duplicate_uids(self._entries[split])
         return self._entries[split]
+
+    def ask_only(self, split: Split, entries: list[ClipEntry]) -> None:
+        """Leaves out what a run that is resumed has been answered already."""
+        self._left[split] = entries
 
     def setup(self, stage: str) -> None:
         """Reads the questions, so that a fault in them shows before anything is computed."""
@@ -167,7 +172,9 @@ class QuestionData(LightningDataModule, ABC):
 
     def _loader(self, split: Split) -> DataLoader[Clip]:
         return ClipLoader(
-            ClipDataset(self.entries(split), self.num_frames, self.sampling, self.max_image_pixels),
+            ClipDataset(
+                self._left.get(split, self.entries(split)), self.num_frames, self.sampling, self.max_image_pixels
+            ),
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             collate_fn=list,

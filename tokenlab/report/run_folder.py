@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from contextlib import suppress
 from datetime import datetime
+from difflib import unified_diff
 from pathlib import Path
 from typing import TextIO
 
@@ -17,6 +18,7 @@ from tokenlab.errors import UserError
 from tokenlab.metrics.record import Record
 from tokenlab.metrics.summary import ArmSummary, Summary, read_records, summarise
 from tokenlab.report.console import Terminal
+from tokenlab.report.environment import Environment
 from tokenlab.report.terminal import terminal_report
 
 RECORDS = "records.jsonl"
@@ -30,6 +32,8 @@ class RunFolder(Callback):
 
     Args:
         folder: Where the run is kept; by default a new folder under runs/, named by config and time.
+        resume: Go on with a run that broke off in `folder`: what it has recorded is not asked again, and what it was
+            made with must be the same. Where there is no such run it begins.
 
     Attributes:
         label: Names the default folder.
@@ -39,8 +43,10 @@ class RunFolder(Callback):
         records: All records so far.
     """
 
-    def __init__(self, folder: str | None = None) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | None = None, resume: bool = False) -> None:
+        if resume and folder is None:
+            raise UserError("run.resume: name the run to go on with: --run.folder FOLDER")
+        self.folder, self.resume = folder, resume
         self.label = "run"
         self.resolved_config: str | None = None
         self.questions_planned: int | None = None
@@ -58,7 +64,10 @@ class RunFolder(Callback):
         return self._path or Path(self.folder or "")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make the folder, keep the config, and open the records."""
+        """Make the folder, keep the config, and open the records; those of a run that is resumed are read."""
+        if self.resume and (self.path / RECORDS).exists():
+            self._reopen()
+            return
         claim(self.path)
         try:
             if self.resolved_config is not None:
@@ -68,6 +77,45 @@ class RunFolder(Callback):
             raise _taken(self.path) from error
         except OSError as error:
             raise _unwritable(self.path, error) from error
+
+    def _reopen(self) -> None:
+        """Goes on behind the last whole record of the same config."""
+        path = self.path / RECORDS
+        try:
+            kept = (self.path / "config.yaml").read_text(encoding="utf-8") if self.resolved_config is not None else None
+            text = path.read_bytes()
+            whole = text[: text.rfind(b"\n") + 1]
+            if kept != self.resolved_config:
+                raise _other_config(self.path, kept or "", self.resolved_config or "")
+            with path.open("r+b") as file:
+                file.truncate(len(whole))  # a record that was being written when the run was killed
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        for record in read_records(path):
+            self._seen.add((record.arm, record.uid))
+            self.records.append(record)
+
+    def keep_environment(self, environment: Environment) -> None:
+        """Writes down what the run is made with.
+
+        Raises:
+            UserError: If the run that is resumed was made with something else that decides answers.
+        """
+        path = self.path / "environment.json"
+        if self.records and path.exists():
+            differences = environment.differences(Environment.from_json(path.read_text(encoding="utf-8")))
+            if differences:
+                raise UserError(
+                    f"run.resume: what is in {self.path} was made with something else ({'; '.join(differences)}): go "
+                    "back to that, or name a new folder"
+                )
+            return
+        _write_whole(path, environment.to_json())
+
+    def is_recorded(self, arm: str, uid: str) -> bool:
+        """Whether an arm has answered a question already."""
+        return (arm, uid) in self._seen
 
     def write(self, record: Record) -> None:
         """Append one record and flush it: nothing measured is lost by a crash of the next sample."""
@@ -132,11 +180,15 @@ class RunFolder(Callback):
             ) from error
 
 
-def default_loggers(folder: str | Path) -> list[Logger]:
-    """TensorBoard and CSV loggers whose files lie in the run folder itself."""
+def default_loggers(folder: str | Path, resume: bool = False) -> list[Logger]:
+    """TensorBoard and CSV loggers whose files lie in the run folder itself; those of a run that is resumed are new."""
     # Lightning opens its loggers before any callback's set-up, so a folder that cannot be used must be named here. The
     # CSV logger comes first because it warns of files it finds, such as TensorBoard's.
-    claim(Path(folder))
+    if resume and (Path(folder) / RECORDS).exists():
+        for old in ("metrics.csv", "hparams.yaml", *(path.name for path in Path(folder).glob("events.out.*"))):
+            (Path(folder) / old).unlink(missing_ok=True)
+    else:
+        claim(Path(folder))
     return [
         CSVLogger(folder, name="", version=""),
         TensorBoardLogger(folder, name="", version="", default_hp_metric=False),
@@ -213,7 +265,18 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 def _taken(folder: Path) -> UserError:
-    return UserError(f"run.folder={folder} already holds {RECORDS} of another run: name a new folder, or none")
+    return UserError(
+        f"run.folder={folder} already holds {RECORDS} of another run: name a new folder, or none; or go on with that "
+        "run by --run.resume true"
+    )
+
+
+def _other_config(folder: Path, kept: str, ours: str) -> UserError:
+    lines = unified_diff(kept.splitlines(), ours.splitlines(), "then", "now", n=0, lineterm="")
+    changed = [line for line in lines if line[:1] in "+-" and not line.startswith(("+++", "---"))]
+    return UserError(
+        f"run.resume: the run in {folder} has another config ({'; '.join(changed)}): give that, or name a new folder"
+    )
 
 
 def _unwritable(folder: Path, error: OSError) -> UserError:

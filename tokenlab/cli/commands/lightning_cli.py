@@ -97,13 +97,13 @@ class EvaluationCLI(LightningCLI):
             raise UserError(f"trainer: {error}") from error
         check_trainer(built)
         if wants_loggers:  # only now: they make the folder
-            built.loggers = default_loggers(folder.path)
+            built.loggers = default_loggers(folder.path, folder.resume)
         return built
 
     def resolved_config(self) -> str:
         """Every setting of this run, as a config that repeats it."""
         settings = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))[self.subcommand]
-        settings["run"]["folder"] = None  # a repetition needs a folder of its own
+        settings["run"] |= {"folder": None, "resume": False}  # a repetition needs a folder of its own
         return dump(settings)
 
     def validate(self, model: LightningModule, datamodule: LightningDataModule) -> None:
