@@ -7,7 +7,8 @@ from rich.console import Console
 
 from tokenlab.metrics.record import Flops, Milliseconds, Record
 from tokenlab.metrics.summary import summarise
-from tokenlab.report.terminal import markdown_table, terminal_report
+from tokenlab.report.tables import markdown_table
+from tokenlab.report.terminal import terminal_report
 
 SEVEN = ["full", "random", "differential", "similarity", "topic", "text", "joint"]
 THIRTY = ["full", *(f"arm{index}" for index in range(29))]

@@ -20,6 +20,9 @@ Run: the arms of a config on a dataset (each is a command of Lightning's command
   test          on the test samples
   predict       answer questions that need no right answer
 
+Compare:
+  report        a run's numbers again, from its records; several runs side by side, as a table, Markdown, LaTeX or CSV
+
 Look:
   compressors   list the compressors and their parameters; `tokenlab compressors NAME` shows one in full
   models        list the model families and what they offer; `tokenlab models FAMILY` says which compressors run there
@@ -140,6 +143,12 @@ def _check(argv: list[str]) -> int:
     return show(argv)
 
 
+def _report(argv: list[str]) -> int:
+    from tokenlab.cli.commands.report import show
+
+    return show(argv)
+
+
 def _shapes(argv: list[str]) -> int:
     from tokenlab.cli.commands.shapes import show
 
@@ -157,6 +166,7 @@ _COMMANDS = {
     "doctor": _doctor,
     "calibrate": _calibrate,
     "check": _check,
+    "report": _report,
     "shapes": _shapes,
     "fit": _fit,
 }

@@ -47,21 +47,6 @@ def terminal_report(summary: Summary, width: int) -> Group:
     return Group(*parts)
 
 
-def markdown_table(summary: Summary) -> str:
-    """The main table as GitHub Markdown."""
-    columns = [
-        Column("arm", lambda row: row.arm.replace("|", "\\|")),
-        Column("positions", lambda row: ", ".join(row.positions) or NOTHING),
-        *main_columns(summary),
-    ]
-    lines = [
-        [column.heading.replace("-\n", "-").replace("\n", " ") for column in columns],
-        ["---", *["---:"] * (len(columns) - 1)],
-        *([column.cell(row) for column in columns] for row in summary.arms),
-    ]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
 def headline(summary: Summary) -> str:
     """What was asked; an interrupted run says so first, and how far it came."""
     counts = ", ".join(
