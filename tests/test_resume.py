@@ -1,4 +1,4 @@
-"""Runs that are killed and go on: the same records and metrics, and nothing answered twice."""
+"""Runs that break off and go on: the same records and metrics, and nothing answered twice."""
 
 import json
 import os
@@ -15,8 +15,10 @@ import yaml
 
 import tokenlab
 from tests.test_evaluation import write_video
+from tokenlab.cli import main
 from tokenlab.metrics.record import Milliseconds
-from tokenlab.metrics.summary import read_records, summarise
+from tokenlab.metrics.summary import read_records
+from tokenlab.models.mllm import LoadedModel
 
 CHECKOUT = str(Path(tokenlab.__file__).parents[1])
 ARMS = {"full": [], "random": [{"random": {"retention_ratio": 0.4}}], "fastv": [{"fastv": {"retention_ratio": 0.4}}]}
@@ -42,16 +44,14 @@ def config(tmp_path_factory, checkpoints) -> Path:
     settings = {
         "model": {"mllm": mllm, "pipelines": ARMS},
         "data": {"jsonl": {"file": str(folder / "questions.jsonl"), "root": str(folder), "num_workers": 0}},
+        "trainer": {"accelerator": "cpu", "logger": False, "enable_progress_bar": False},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     return folder / "config.yaml"
 
 
-def start(config: Path, folder: Path, *more: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "tokenlab", "validate", "--config", str(config), f"--run.folder={folder}"]
-    options = ["--run.resume=true", "--trainer.logger=false", "--trainer.accelerator=cpu", *more]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*command, *options], env={**os.environ, "PYTHONPATH": CHECKOUT}, **pipes)
+def arguments(config: Path, folder: Path, *more: str) -> list[str]:
+    return ["validate", "--config", str(config), f"--run.folder={folder}", "--run.resume=true", *more]
 
 
 def untimed(folder: Path) -> dict:
@@ -65,8 +65,11 @@ def metrics(folder: Path) -> list[dict]:
     """What the summary says of answers, tokens and FLOPs."""
     rows = json.loads((folder / "summary.json").read_text())["arms"]
     for row in rows:
-        row["cost"] and [row["cost"].pop(name) for name in ("milliseconds", "milliseconds_median")]
-        row["against_baseline"] and [row["against_baseline"].pop(name) for name in ("speedup", "prefill_speedup")]
+        for part, timed in (
+            ("cost", ("milliseconds", "milliseconds_median")),
+            ("against_baseline", ("speedup", "prefill_speedup")),
+        ):
+            row[part] = row[part] and {name: value for name, value in row[part].items() if name not in timed}
     return sorted(rows, key=lambda row: row["arm"])
 
 
@@ -74,72 +77,97 @@ def metrics(folder: Path) -> list[dict]:
 def whole(config, tmp_path_factory) -> Path:
     """The run, uninterrupted."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    run = start(config, folder)
-    _, error = run.communicate()
-    assert run.returncode == 3, error  # there is a video that cannot be read
+    assert main(arguments(config, folder)) == 3  # there is a video that cannot be read
     return folder
 
 
-@pytest.mark.parametrize("seed", range(KILLS))
-def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_been(config, whole, tmp_path, seed):
-    folder, kill_at = tmp_path / "run", random.Random(seed).randrange(TOTAL - 1)
-    run = start(config, folder)
-    while run.poll() is None:
-        records = folder / "records.jsonl"
-        if records.exists() and records.read_bytes().count(b"\n") > kill_at:
-            run.send_signal(signal.SIGKILL)
-            break
-        time.sleep(0.002)
-    run.communicate()
-    left = (folder / "records.jsonl").read_bytes()
-    (folder / "records.jsonl").write_bytes(left + left[:40])  # as a record that was being written
-    before = left.count(b"\n")
-    run = start(config, folder)
-    _, error = run.communicate()
-    assert run.returncode == 3, error
-    assert (folder / "records.jsonl").read_bytes().startswith(left[: left.rfind(b"\n") + 1])
+def broken_off(whole: Path, folder: Path, records: int) -> Path:
+    """The run as it is left when it is killed while a record is written."""
+    folder.mkdir()
+    for name in ("config.yaml", "environment.json"):
+        (folder / name).write_bytes((whole / name).read_bytes())
+    lines = (whole / "records.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "records.jsonl").write_bytes(b"".join([*lines[:records], lines[records][:40]]))
+    return folder
+
+
+@pytest.mark.parametrize("records", [1, 4, TOTAL - 1])
+def test_a_run_goes_on_behind_its_last_whole_record(config, whole, tmp_path, monkeypatch, records):
+    folder, asked = broken_off(whole, tmp_path / "run", records), []
+    generate = LoadedModel.generate
+
+    def counting(self, requests):
+        asked.extend(request.sample.uid for request in requests)
+        return generate(self, requests)
+
+    monkeypatch.setattr(LoadedModel, "generate", counting)
+    kept = [line for line in (folder / "records.jsonl").read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    assert main(arguments(config, folder)) == 3
+    assert (folder / "records.jsonl").read_bytes().startswith(b"".join(kept))
     assert untimed(folder) == untimed(whole)
     assert metrics(folder) == metrics(whole)
-    assert before <= TOTAL
+    answered = [each for each in read_records(folder / "records.jsonl")[records:] if each.status == "ok"]
+    assert sorted(asked) == sorted(each.uid for each in answered)
 
 
-def test_a_run_that_came_to_its_end_asks_nothing_more(config, whole):
-    before = (whole / "records.jsonl").read_bytes()
-    run = start(config, whole)
-    _, error = run.communicate()
-    assert run.returncode == 3, error
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(KILLS))
+def test_a_killed_run_ends_as_if_nothing_had_been(config, whole, tmp_path, seed):
+    """SIGKILL at a random record; then the same command again."""
+    folder, kill_at = tmp_path / "run", random.Random(seed).randrange(TOTAL - 1)
+    command = [sys.executable, "-m", "tokenlab", *arguments(config, folder)]
+    settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": {**os.environ, "PYTHONPATH": CHECKOUT}}
+    run, records = subprocess.Popen(command, **settings), folder / "records.jsonl"
+    while run.poll() is None and not (records.exists() and records.read_bytes().count(b"\n") > kill_at):
+        time.sleep(0.002)
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    again = subprocess.run(command, check=False, **settings)
+    assert again.returncode == 3, again.stderr
+    assert untimed(folder) == untimed(whole)
+    assert metrics(folder) == metrics(whole)
+
+
+def test_a_run_that_came_to_its_end_asks_nothing_more(config, whole, monkeypatch):
+    before, summary = (whole / "records.jsonl").read_bytes(), metrics(whole)
+    monkeypatch.setattr(LoadedModel, "answer", None)
+    assert main(arguments(config, whole)) == 3
     assert (whole / "records.jsonl").read_bytes() == before
+    assert metrics(whole) == summary
     assert json.loads((whole / "summary.json").read_text())["complete"]
-    assert summarise(read_records(whole / "records.jsonl")).arms
+
+
+def test_without_resume_the_folder_is_taken(config, whole, capsys):
+    assert main(["validate", "--config", str(config), f"--run.folder={whole}"]) == 2
+    assert "or go on with that run by --run.resume true" in capsys.readouterr().err
+
+
+def test_what_to_go_on_with_has_to_be_named(config, capsys):
+    assert main(["validate", "--config", str(config), "--run.resume=true"]) == 2
+    assert "run.resume: name the run to go on with" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("--model.seed=1", "seed: 1"),
+        ("--model.seed=1", "+ seed: 1"),
         ("--model.mllm.max_new_tokens=5", "max_new_tokens: 5"),
         ("--data.num_frames=3", "num_frames: 3"),
     ],
 )
-def test_another_config_is_refused_with_the_difference(config, whole, change, said):
+def test_another_config_is_refused_with_the_difference(config, whole, capsys, change, said):
     before = (whole / "records.jsonl").read_bytes()
-    run = start(config, whole, change)
-    _, error = run.communicate()
-    assert run.returncode == 2
+    assert main(arguments(config, whole, change)) == 2
+    error = capsys.readouterr().err
     assert "has another config" in error
     assert said in error
     assert (whole / "records.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["weights", "code", "tokenlab"])
-def test_other_weights_or_code_are_refused(config, whole, tmp_path, name):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    for file in ("records.jsonl", "config.yaml"):
-        (folder / file).write_bytes((whole / file).read_bytes())
-    environment = json.loads((whole / "environment.json").read_text())
+def test_other_weights_or_code_are_refused(config, whole, tmp_path, capsys, name):
+    folder = broken_off(whole, tmp_path / "run", 4)
+    environment = json.loads((folder / "environment.json").read_text())
     (folder / "environment.json").write_text(json.dumps({**environment, name: "other"}))
-    run = start(config, folder)
-    _, error = run.communicate()
-    assert run.returncode == 2
-    assert f"{name}: other then," in error
+    assert main(arguments(config, folder)) == 2
+    assert f"{name}: other then," in capsys.readouterr().err

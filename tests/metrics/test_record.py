@@ -18,7 +18,7 @@ fields = {
     "correct": st.none() | st.booleans(),
     "visual_tokens_out": counts,
     "tokens_after": st.lists(st.tuples(st.text(), counts)),
-    "flops": st.builds(Flops, counts, counts, counts, counts),
+    "flops": st.builds(Flops, counts, counts, counts, counts, by_layer=st.lists(counts).map(tuple)),
     "milliseconds": st.builds(Milliseconds, times, times, times, times),
     "peak_memory_bytes": st.none() | counts,
 }

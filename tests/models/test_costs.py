@@ -7,6 +7,7 @@ from transformers import DynamicCache
 from tests.models.harness import Harness
 from tests.models.pipelines import PIPELINES, HalfSight, ThinningTower, build, thinning, tiers
 from tokenlab.compressors import Pipeline
+from tokenlab.models.costs.flops import literature_flops
 from tokenlab.models.costs.price import price
 from tokenlab.models.counter import flop_counter
 from tokenlab.models.encode_cache import EncodeCache
@@ -120,6 +121,23 @@ def test_a_length_for_every_layer(harness: Harness):
         model.get_output_embeddings()(hidden[:, -1:])
     assert costs.prefill_layers(entry, behind) == count.get_total_flops()
     assert costs.prefill_layers(entry, behind) < costs.prefill_layers(entry) < costs.prefill(13)
+
+
+def test_causal_attention_by_hand(harness: Harness):
+    """Pair by pair: what a query pays keys behind it, which torch's counter counts, is what is masked."""
+    costs, text = harness.costs, harness.loaded.config.get_text_config()
+    heads, width = (
+        text.num_attention_heads,
+        getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+    )
+    hidden = sum(1 for query in range(13) for key in range(13) if key > query)
+    a_pair = 2 * 2 * heads * width  # logits and values, two FLOPs a multiply-add
+    assert costs.masked_flops([13] * costs.num_layers) == costs.num_layers * hidden * a_pair
+    request = harness.prepare(harness.clips[0], Pipeline())
+    priced = price(harness.loaded.generate([request])[0].trace, costs)
+    assert sum(priced.by_layer) + costs.head + costs.rope_flops(request.trace.prefill_tokens) == priced.prefill
+    assert priced.causal == priced.total - priced.masked < priced.total
+    assert priced.literature == literature_flops(text, [request.trace.prefill_tokens] * costs.num_layers)
 
 
 def test_weights_by_part(harness: Harness):

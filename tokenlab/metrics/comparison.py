@@ -53,6 +53,7 @@ class Comparison:
         answers: Over the questions that both have been asked.
         agreement: Share of the baseline's answers that the arm repeats, right or wrong; a failed sample does not.
         flops_ratio: Mean FLOPs / the baseline's, over the samples that both answered; below 1 is cheaper.
+        causal_flops_ratio: The same of FLOPs that no mask hides.
         speedup: Mean time of the baseline / that of the arm, over the same samples; above 1 is faster.
         prefill_speedup: The same for the prefill alone.
     """
@@ -60,6 +61,7 @@ class Comparison:
     answers: PairedAnswers | None
     agreement: float | None
     flops_ratio: float | None
+    causal_flops_ratio: float | None
     speedup: float | None
     prefill_speedup: float | None
 
@@ -95,6 +97,7 @@ def _compare(records: Sequence[Record], baseline: Mapping[str, Record], answers:
         answers=answers,
         agreement=fmean(_same_answer(*pair) for pair in referenced) if referenced else None,
         flops_ratio=ratio(lambda r: r.flops.total),
+        causal_flops_ratio=ratio(lambda r: r.flops.causal),
         speedup=ratio_of(1.0, ratio(lambda r: r.milliseconds.total)),
         prefill_speedup=ratio_of(1.0, ratio(lambda r: r.milliseconds.prefill)),
     )

@@ -9,19 +9,45 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Flops:
-    """FLOPs (2 x multiply-adds) of one sample, of its own lengths and steps, without padding."""
+    """FLOPs (2 x multiply-adds) of one sample, of its own lengths and steps, without padding.
+
+    Attributes:
+        tower: The vision tower.
+        projector: Everything between tower and LLM.
+        auxiliary: Further encoders, where the arm uses one.
+        prefill: The LLM reading the prompt.
+        decode: The answer's tokens behind the first.
+        method: The methods' own products: evidence and decisions.
+        masked: Of the prefill, what attention spends on pairs that the causal mask hides; counters count it, kernels
+            that know the mask skip it.
+        literature: The prefill by the formula that papers print; no part of the sum.
+        by_layer: Of the prefill, each layer's.
+    """
 
     tower: int = 0
     projector: int = 0
-    auxiliary: int = 0  # further encoders, where the arm uses one
+    auxiliary: int = 0
     prefill: int = 0
     decode: int = 0
-    method: int = 0  # the methods' own products: evidence and decisions
+    method: int = 0
+    masked: int = 0
+    literature: int = 0
+    by_layer: tuple[int, ...] = ()
+
+    @property
+    def model(self) -> int:
+        """What the models do, the method's own work apart."""
+        return self.tower + self.projector + self.auxiliary + self.prefill + self.decode
 
     @property
     def total(self) -> int:
-        """All parts."""
-        return self.tower + self.projector + self.auxiliary + self.prefill + self.decode + self.method
+        """All parts, as torch's counter has them."""
+        return self.model + self.method
+
+    @property
+    def causal(self) -> int:
+        """All parts without the pairs that the causal mask hides."""
+        return self.total - self.masked
 
 
 @dataclass(frozen=True)
@@ -107,7 +133,7 @@ class Record:
     def from_json(cls, line: str) -> Record:
         """The inverse of `to_json`."""
         fields = json.loads(line)
-        fields["flops"] = Flops(**fields["flops"])
+        fields["flops"] = Flops(**fields["flops"] | {"by_layer": tuple(fields["flops"]["by_layer"])})
         fields["milliseconds"] = Milliseconds(**fields["milliseconds"])
         fields["tokens_after"] = [tuple(entry) for entry in fields["tokens_after"]]
         return cls(**fields)

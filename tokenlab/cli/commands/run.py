@@ -50,5 +50,6 @@ def _silence_libraries() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    for message in ("does not have many workers", "available but not used", "LeafSpec", "returned None"):
+    of_no_concern = ("does not have many workers", "available but not used", "LeafSpec", "returned None")
+    for message in (*of_no_concern, "Total length of .* is zero"):  # a run that is resumed may have nothing left to ask
         warnings.filterwarnings("ignore", f"(?s).*{message}")

@@ -189,10 +189,19 @@ class ModelCosts:
             mlp_tokens: Tokens that each layer's MLP reads; None: the same.
             rope_tokens: Tokens whose rotary embedding is computed; None: those that the first layer reads.
         """
-        _, attention, others = self._decoder
         flops = self.head + self.rope_flops(attention_tokens[0] if rope_tokens is None else rope_tokens)
-        flops += sum(layer(n, n) for layer, n in zip(attention, attention_tokens, strict=True))
-        return flops + sum(layer(n, n) for layer, n in zip(others, mlp_tokens or attention_tokens, strict=True))
+        return flops + sum(self.layer_flops(attention_tokens, mlp_tokens or attention_tokens))
+
+    def layer_flops(self, attention_tokens: Sequence[int], mlp_tokens: Sequence[int]) -> list[int]:
+        """Each layer reading so many tokens of a prompt, in its attention and in all else."""
+        _, attention, others = self._decoder
+        by_layer = zip(attention, attention_tokens, others, mlp_tokens, strict=True)
+        return [attend(n, n) + rest(m, m) for attend, n, rest, m in by_layer]
+
+    def masked_flops(self, attention_tokens: Sequence[int]) -> int:
+        """Of a prefill, what each layer's attention spends on pairs that the causal mask hides."""
+        _, attention, _ = self._decoder
+        return sum(layer.per_pair * n * (n - 1) // 2 for layer, n in zip(attention, attention_tokens, strict=True))
 
     def rope_flops(self, tokens: int) -> int:
         """The rotary embedding of so many positions."""

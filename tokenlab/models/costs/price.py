@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tokenlab.metrics.record import Flops
-from tokenlab.models.costs.flops import ModelCosts
+from tokenlab.models.costs.flops import ModelCosts, literature_flops
 from tokenlab.trace import Trace
 
 
@@ -15,7 +15,7 @@ def price(trace: Trace, costs: ModelCosts) -> Flops:
     are_images = (medium.is_image for medium in trace.media)
     media = list(zip(trace.passes, grids, trace.tower_tokens, are_images, strict=True))
     everywhere = (trace.prefill_tokens,) * costs.num_layers
-    attention_tokens = trace.attention_tokens or everywhere
+    attention_tokens, mlp_tokens = trace.attention_tokens or everywhere, trace.mlp_tokens or everywhere
     return Flops(
         tower=sum(costs.tower(*medium) for medium in media),
         projector=sum(costs.projector(*medium) for medium in media) + costs.projector_tokens(trace.projector_tokens),
@@ -23,11 +23,12 @@ def price(trace: Trace, costs: ModelCosts) -> Flops:
             trace.auxiliary_frames, trace.auxiliary_scored, trace.auxiliary_text, trace.auxiliary_pooled
         ),
         prefill=costs.prefill_layers(
-            attention_tokens,
-            trace.mlp_tokens or everywhere,
-            rope_tokens=trace.prefill_tokens + trace.rope_recomputed,
+            attention_tokens, mlp_tokens, rope_tokens=trace.prefill_tokens + trace.rope_recomputed
         ),
         method=trace.method_flops,
+        masked=costs.masked_flops(attention_tokens),
+        literature=literature_flops(costs.text, attention_tokens),
+        by_layer=tuple(costs.layer_flops(attention_tokens, mlp_tokens)),
         decode=_decode(trace, costs, trace.cached_tokens or attention_tokens),
     )
 
