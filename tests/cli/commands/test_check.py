@@ -23,7 +23,7 @@ class Bad(GridReduction, name="bad"):
     def reduce_grid(self, view):
         tokens = view.tokens.num_tokens
         keep = max(1, int(tokens * self.retention_ratio))
-        return Reduction.keep(torch.rand(tokens).topk(keep).indices, tokens)
+        return Reduction.keep(torch.rand(tokens).topk(keep).indices.sort().values, tokens)
 """
 
 
