@@ -72,6 +72,11 @@ class BlockView:
         """Tokens of a frame before the first block, protected ones included."""
         return self.protected + self.grid[0] * self.grid[1]
 
+    @staticmethod
+    def first_places(frames: int, patches: int, protected: int) -> Int[Tensor, "t n"]:
+        """The places of all tokens before the first block: protected ones, and so many patches."""
+        return torch.arange(-protected, patches).clamp(min=-1).repeat(frames, 1)
+
 
 class TowerReduction(TokenCompressor):
     """Reduces tokens inside the vision tower, block by block."""

@@ -219,8 +219,7 @@ class KVTransform:
         """Keys, values and the mask on the logits that are left; of a step's mask only what is added matters here."""
         where = self.index.to(key.device)[:, None, :, None]
         key, value = (x.gather(2, where.expand(-1, x.shape[1], -1, x.shape[3])) for x in (key, value))
-        is_added = mask is not None and mask.is_floating_point()
-        left = mask.gather(3, where.transpose(2, 3)) if mask is not None and is_added else None
+        left = mask.gather(3, where.transpose(2, 3)) if mask is not None and mask.is_floating_point() else None
         if self.valid is None:
             return key, value, left
         blocked = ~self.valid.to(key.device)[:, None, None]

@@ -85,7 +85,7 @@ def through_tower(
     """
     drawn = torch.Generator().manual_seed(0)
     size, state = torch.ones(frames, protected + grid[0] * grid[1]), None
-    places = torch.arange(-protected, grid[0] * grid[1]).clamp(min=-1).repeat(frames, 1)
+    places = BlockView.first_places(frames, grid[0] * grid[1], protected)
     for layer in range(num_layers):
         hidden = torch.randn(*size.shape, WIDTH, generator=drawn) if values is None else values
         keys = torch.randn(*size.shape, 2, 4, generator=drawn) if values is None else values.unflatten(-1, (2, 4))

@@ -30,8 +30,8 @@ def block_of(case: Case) -> BlockView:
     size = case.inputs.get("size", torch.ones(*x.shape[:2], 1))[..., 0]
     keys = torch.stack([2 * metric, torch.zeros_like(metric)], dim=2)
     protected = int(case.params["class_token"])
-    places = torch.arange(-protected, x.shape[1] - protected).clamp(min=-1).repeat(len(x), 1)
     grid = (1, x.shape[1] - protected)
+    places = BlockView.first_places(len(x), grid[1], protected)
     return BlockView(0, 1, x, keys, keys, None, size, places, grid, protected, torch.Generator())
 
 

@@ -75,12 +75,12 @@ class Dtd(GridReduction, name="dtd"):
 
     def reduce_grid(self, view: GridView) -> Reduction:
         """Compares each frame with the whole one before it."""
-        frames = view.tokens.as_frames().float()
+        frames = view.tokens.as_frames()
         total, tokens = frames.shape[:2]
         if self.by == "pixels":
             novelty, least = view.evidence[self.change].unflatten(0, (total, tokens))[1:], self.threshold
         else:
-            novelty, least = -neighbour_cosine(frames), -self.threshold
+            novelty, least = -neighbour_cosine(frames.float()), -self.threshold
         stays = torch.cat([torch.ones_like(frames[:1, :, 0], dtype=torch.bool), self.stays(novelty, least)])
         return Reduction.keep(stays.flatten().nonzero()[:, 0], total * tokens)
 

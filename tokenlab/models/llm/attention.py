@@ -63,9 +63,8 @@ class PrefillAttention:
             return
         probe.record, parts = False, probe.take()
         for row, prompt in enumerate(self.prompts):
-            query, key, value = (part[row, :, part.shape[2] - len(prompt.layout) :] for part in parts)
-            sizes = None if prompt.size is None else prompt.log_size
-            prompt.attention[LATEST] = Attention.of(query, key, probe.scaling, value, sizes)
+            own = [part[row, :, part.shape[2] - len(prompt.layout) :] for part in parts]
+            prompt.attention[LATEST] = _attention(own, probe.scaling, prompt)
 
     def evidence(
         self, method: LayerReduction, prompt: PromptState, hidden: Float[Tensor, "s d"], layer: int, moment: Moment
@@ -93,9 +92,13 @@ class PrefillAttention:
                 cosine, sine = torch.ones_like(cosine), torch.zeros_like(sine)
             parts = self.decoder.projections(layer, self.probes[layer], hidden[None], (cosine, sine))
         prompt.trace += Trace(evidence_flops=work.total)
-        query, key, value = (part[0] for part in parts)
-        sizes = None if prompt.size is None else prompt.log_size
-        return Attention.of(query, key, self.probes[layer].scaling, value, sizes)
+        return _attention([part[0] for part in parts], self.probes[layer].scaling, prompt)
+
+
+def _attention(parts: Sequence[Float[Tensor, "_ s _"]], scaling: float, prompt: PromptState) -> Attention:
+    """A prompt's attention in a layer, of its queries, keys and values there, as its tokens weigh now."""
+    query, key, value = parts
+    return Attention.of(query, key, scaling, value, None if prompt.size is None else prompt.log_size)
 
 
 def own_rows(hidden: Float[Tensor, "b s d"], prompts: Sequence[PromptState]) -> list[Float[Tensor, "_ d"]]:

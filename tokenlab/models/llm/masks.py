@@ -57,9 +57,7 @@ def weighted_mask(
     added = pad(log_size, (0, new_tokens)).to(hidden)[:, None, None]
     if mask is None:
         mask = _new_mask(torch.ones(len(added), added.shape[-1], dtype=torch.bool), "eager", hidden)
-    if mask.dtype == torch.bool:
-        mask = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, torch.finfo(hidden.dtype).min)
-    return mask + added
+    return (_for_logits(mask, hidden.dtype) if mask.dtype == torch.bool else mask) + added
 
 
 def _new_mask(valid: Bool[Tensor, "b k"], kernel: str, hidden: Float[Tensor, "b q d"]) -> Shaped[Tensor, "b ..."]:
@@ -70,6 +68,9 @@ def _new_mask(valid: Bool[Tensor, "b k"], kernel: str, hidden: Float[Tensor, "b 
     length = hidden.shape[1]
     causal = torch.ones(length, valid.shape[1], dtype=torch.bool, device=hidden.device)
     allowed = valid[:, None, None] & causal.tril(valid.shape[1] - length)
-    if kernel != "eager":
-        return allowed
-    return torch.zeros_like(allowed, dtype=hidden.dtype).masked_fill(~allowed, torch.finfo(hidden.dtype).min)
+    return _for_logits(allowed, hidden.dtype) if kernel == "eager" else allowed
+
+
+def _for_logits(allowed: Bool[Tensor, "b 1 q k"], dtype: torch.dtype) -> Float[Tensor, "b 1 q k"]:
+    """What is added to the logits, that nothing else may be seen."""
+    return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)

@@ -142,7 +142,7 @@ class TowerRun:
         frames, tokens = hidden.shape[:2]
         if not self.reductions:
             self.size = hidden.new_ones(frames, tokens, dtype=torch.float32)
-            self.places = torch.arange(-self.protected, tokens - self.protected).clamp(min=-1).repeat(frames, 1)
+            self.places = BlockView.first_places(frames, tokens - self.protected, self.protected)
             self.side = isqrt(tokens - self.protected)
             assert self.side**2 == tokens - self.protected, "towers that may lose tokens read squares"
         self.size = self.size.to(hidden.device)  # where the model is spread, the next block may be elsewhere
