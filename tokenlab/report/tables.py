@@ -18,7 +18,7 @@ def markdown_table(summary: Summary) -> str:
     """The main table as GitHub Markdown."""
     columns = _with_arms(summary, lambda text: text.replace("|", "\\|"))
     lines = [
-        [_one_line(column.heading) for column in columns],
+        [_unbroken(column.heading) for column in columns],
         ["---", *["---:"] * (len(columns) - 1)],
         *([column.cell(row) for column in columns] for row in summary.arms),
     ]
@@ -31,7 +31,7 @@ def latex_table(summary: Summary) -> str:
     lines = [
         rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
         r"\toprule",
-        " & ".join(escaped(_one_line(column.heading)) for column in columns) + r" \\",
+        " & ".join(escaped(_unbroken(column.heading)) for column in columns) + r" \\",
         r"\midrule",
         *(
             " & ".join([columns[0].cell(row), *(escaped(column.cell(row)) for column in columns[1:])]) + r" \\"
@@ -82,5 +82,5 @@ def _with_arms(summary: Summary, escape: Callable[[str], str]) -> list[Column]:
     ]
 
 
-def _one_line(heading: str) -> str:
+def _unbroken(heading: str) -> str:
     return heading.replace("-\n", "-").replace("\n", " ")

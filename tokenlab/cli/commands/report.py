@@ -123,8 +123,8 @@ def read_run(path: Path) -> list[Record]:
 
 def _check_same_questions(runs: Mapping[Path, Sequence[Record]]) -> None:
     """One run may have fewer of the questions than another, having broken off; but none of its own."""
-    asked = {run: {record.uid: record.question for record in records} for run, records in runs.items()}
-    (first, most), *others = sorted(asked.items(), key=lambda item: -len(item[1]))
+    questions = {run: {record.uid: record.question for record in records} for run, records in runs.items()}
+    (first, most), *others = sorted(questions.items(), key=lambda item: -len(item[1]))
     for run, own in others:
         others_own = [uid for uid, question in own.items() if most.get(uid) != question]
         if others_own:
