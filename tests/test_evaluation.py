@@ -83,7 +83,7 @@ def videos(tmp_path_factory) -> Path:
 def evaluate(checkpoint: Path, videos: Path, folder: Path, arms=ARMS, *, questions="good", **data) -> list[Record]:
     pipelines = {arm: [REGISTRY[name](retention_ratio=ratio) for name, ratio in steps] for arm, steps in arms.items()}
     settings = MLLM(checkpoint=str(checkpoint), max_new_tokens=5, batch_size=data.pop("llm_batch", 8))
-    module = Evaluation(settings, pipelines, seed=data.pop("seed", 0))
+    module = Evaluation(settings, pipelines, seed=data.pop("seed", 0), timed_questions=data.pop("timed", 0))
     data = {"num_frames": 6, "num_workers": 0, **data}
     trainer = quiet_trainer(folder)
     trainer.validate(module, Jsonl(str(videos / f"{questions}.jsonl"), **data), verbose=False)
@@ -106,9 +106,12 @@ def answers(records: list[Record]) -> dict[tuple[str, str], str | None]:
     return {(record.arm, record.uid): record.answer for record in records}
 
 
+MEASURED = ("milliseconds", "peak_memory_bytes", "batch_size", "answer_alone")
+
+
 def steady(record: Record) -> dict:
     """A record without what a clock measured."""
-    return {k: v for k, v in record.__dict__.items() if k not in ("milliseconds", "peak_memory_bytes")}
+    return {k: v for k, v in record.__dict__.items() if k not in MEASURED}
 
 
 @pytest.fixture(scope="module", params=["llava", "llava_onevision"])

@@ -14,7 +14,7 @@ from lightning.pytorch.plugins import Precision
 
 from tokenlab.compressors import Pipeline, TokenCompressor
 from tokenlab.compressors.pipeline import fingerprint
-from tokenlab.data.module import SPLITS, ClipEntry
+from tokenlab.data.module import SPLITS, ClipEntry, first_questions
 from tokenlab.data.samples import Clip, Sample
 from tokenlab.errors import UserError
 from tokenlab.metrics.answers import exact_match
@@ -23,15 +23,18 @@ from tokenlab.metrics.record import Milliseconds, Record
 from tokenlab.models.checkpoint import check_settings, load_config, weights_fingerprint
 from tokenlab.models.costs.flops import ModelCosts
 from tokenlab.models.costs.memory import MemoryNeed, free_memory, needed_memory
-from tokenlab.models.costs.price import price
+from tokenlab.models.costs.price import kv_cache_bytes, price
 from tokenlab.models.encode_cache import EncodeCache
 from tokenlab.models.families import family_of
 from tokenlab.models.families.support import check_pipelines
 from tokenlab.models.hf import windows_of
+from tokenlab.models.latency import TimedAnswer, time_arms
 from tokenlab.models.mllm import LoadedModel
 from tokenlab.models.request import Answer
 from tokenlab.models.settings import MLLM
 from tokenlab.models.vision.auxiliary import check_auxiliary
+from tokenlab.models.vision.frame_selection import FRAME_SCORES
+from tokenlab.report.console import followed
 from tokenlab.report.environment import Environment
 from tokenlab.report.run_folder import RunFolder
 from tokenlab.trace import Trace
@@ -53,13 +56,20 @@ class Evaluation(LightningModule):
         mllm: The frozen model and how it answers.
         pipelines: The arms: each a name and an ordered list of compressors; `[]` is the untouched model.
         seed: Seed of all noise that compressors draw.
+        timed_questions: On how many questions the arms are timed, before all questions are answered; 0 times none.
 
     Raises:
         UserError: If the checkpoint cannot be read, or an arm cannot run on it; no weights are loaded for that.
     """
 
-    def __init__(self, mllm: MLLM, pipelines: dict[str, list[TokenCompressor]], seed: int = 0) -> None:
+    def __init__(
+        self, mllm: MLLM, pipelines: dict[str, list[TokenCompressor]], seed: int = 0, timed_questions: int = 32
+    ) -> None:
         super().__init__()
+        if timed_questions < 0:
+            raise UserError(f"model.timed_questions is {timed_questions}, but must be at least 0, which times none")
+        self.timed_questions = timed_questions
+        self.timed: dict[tuple[str, str], TimedAnswer] = {}
         self.settings, self.seed = mllm, seed
         self.pipelines = {arm: Pipeline(tuple(compressors)) for arm, compressors in pipelines.items()}
         self.needs = frozenset().union(*(pipeline.needs() for pipeline in self.pipelines.values()))
@@ -94,6 +104,20 @@ class Evaluation(LightningModule):
         if run.records:
             self.num_failed = sum(record.status == "failed" for record in run.records)
             self._lightning.datamodule.ask_only(SPLITS[stage], self._without_recorded(planned))
+        self._time_arms(planned)
+
+    def _time_arms(self, planned: Sequence[ClipEntry]) -> None:
+        """Times the arms on some questions, while nothing else runs."""
+        entries = self._without_recorded(first_questions(planned, self.timed_questions))
+        total = sum(len(self._left(sample)) for entry in entries for sample in entry.samples)
+        questions = (
+            (clip, sample, self._left(sample))
+            for clip in map(self._lightning.datamodule.read, entries)
+            for sample in clip.samples
+        )
+        for timed in followed(time_arms(self.loaded, questions, self.seed), "Timing", total):
+            if timed.answer.error is None:
+                self.timed[timed.arm, timed.answer.sample.uid] = timed
 
     def validation_step(self, batch: Sequence[Clip], _: int) -> None:
         """Every arm answers every question about the batch's clips; each answer is recorded at once."""
@@ -111,22 +135,20 @@ class Evaluation(LightningModule):
     test_step = validation_step
     predict_step = validation_step
 
+    def _left(self, sample: Sample) -> dict[str, Pipeline]:
+        """The arms that have not answered a question yet."""
+        is_recorded = self.run_folder.is_recorded
+        return {arm.name: arm.pipeline for arm in self.arms if not is_recorded(arm.name, sample.uid)}
+
     def _left_of(self, clip: Clip, arm: Arm) -> Clip:
         """A clip with the questions that an arm has not answered yet."""
-        left = tuple(each for each in clip.samples if not self.run_folder.is_recorded(arm.name, each.uid))
+        left = tuple(each for each in clip.samples if arm.name in self._left(each))
         return clip if len(left) == len(clip.samples) else replace(clip, samples=left)
 
     def _without_recorded(self, entries: Sequence[ClipEntry]) -> list[ClipEntry]:
         """Clips with the questions that some arm has not answered yet."""
-        kept = []
-        for entry in entries:
-            left = tuple(
-                each
-                for each in entry.samples
-                if not all(self.run_folder.is_recorded(arm.name, each.uid) for arm in self.arms)
-            )
-            kept += [replace(entry, samples=left)] if left else []
-        return kept
+        left = [replace(entry, samples=tuple(filter(self._left, entry.samples))) for entry in entries]
+        return [entry for entry in left if entry.samples]
 
     def record(self, arm: Arm, answer: Answer) -> Record:
         """What is kept of one answer."""
@@ -141,6 +163,7 @@ class Evaluation(LightningModule):
             "expected": list(sample.answers),
             "options": list(sample.options),
             "positions": [compressor.positions for compressor in arm.pipeline.active],
+            "frames_by_question": FRAME_SCORES in arm.pipeline.needs(),
         }
         if answer.trace is None:
             wrong = False if sample.answers else None
@@ -153,13 +176,10 @@ class Evaluation(LightningModule):
             correct=is_right(answer.text, choice, sample),
             **token_counts(answer.trace),
             flops=price(answer.trace, self.costs),
-            milliseconds=Milliseconds(
-                encode=answer.encode_milliseconds,
-                compress=answer.compress_milliseconds,
-                prefill=answer.prefill_milliseconds,
-                decode=answer.decode_milliseconds,
-            ),
+            kv_cache_bytes=kv_cache_bytes(answer.trace, self.costs, self.loaded.model.dtype.itemsize),
             peak_memory_bytes=answer.peak_memory_bytes,
+            batch_size=self.loaded.batch_size,
+            **times_of(self.timed.get((arm.name, sample.uid))),
         )
 
     def needed_memory(self, entries: Sequence[ClipEntry], device: torch.device) -> MemoryNeed:
@@ -239,6 +259,17 @@ def is_right(text: str, choice: str | None, sample: Sample) -> bool | None:
     if sample.options:
         return choice in sample.answers
     return any(exact_match(text, accepted) for accepted in sample.answers)
+
+
+def times_of(timed: TimedAnswer | None) -> dict[str, Any]:
+    """What a record says of the same question answered against the clock; nothing where it was not."""
+    if timed is None:
+        return {}
+    return {
+        "milliseconds": Milliseconds(**timed.milliseconds, steps=timed.steps),
+        "attention_kernels": list(timed.kernels),
+        "answer_alone": timed.answer.text,
+    }
 
 
 def token_counts(trace: Trace) -> dict[str, Any]:

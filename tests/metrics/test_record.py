@@ -19,7 +19,9 @@ fields = {
     "visual_tokens_out": counts,
     "tokens_after": st.lists(st.tuples(st.text(), counts)),
     "flops": st.builds(Flops, counts, counts, counts, counts, by_layer=st.lists(counts).map(tuple)),
-    "milliseconds": st.builds(Milliseconds, times, times, times, times),
+    "milliseconds": st.none() | st.builds(Milliseconds, times, times, steps=st.lists(times).map(tuple)),
+    "attention_kernels": st.lists(st.text()),
+    "answer_alone": st.none() | st.text(),
     "peak_memory_bytes": st.none() | counts,
 }
 

@@ -1,7 +1,5 @@
 """Auxiliary encoders, CLIP and SigLIP's pooling head: what they offer, and who pays for it."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -179,7 +177,6 @@ def test_only_the_arms_that_use_it_are_charged(mllm):
     needs = pipeline("clip").needs() | pipeline("llm").needs()
     encodings = EncodeCache(needs)
     requests = {space: mllm.prepare(clip, sample, pipeline(space), encodings) for space in ("llm", "clip")}
-    assert requests["clip"].encode_milliseconds > requests["llm"].encode_milliseconds
     assert price(requests["llm"].trace, costs).auxiliary == 0
     with flop_counter() as count:
         mllm.clip.read(clip.media[0], torch.tensor([[frame, 0, 0] for frame in range(6)]), cropped=True, layers=[-1])
@@ -247,17 +244,16 @@ def test_aks_chooses_frames_before_the_tower(checkpoints, family):
     assert left_out > 0
 
 
-def test_arms_share_what_clip_reads_and_each_is_charged_for_it(checkpoints, monkeypatch):
+def test_arms_share_what_clip_reads(checkpoints, monkeypatch):
     folder = str(checkpoints["llava_onevision"])
     mllm = LoadedModel.load(MLLM(checkpoint=folder, max_new_tokens=1, auxiliary={"clip": "shapes"}))
     stock, read = mllm.clip.embed_frames, []
 
-    def slow(frames):
+    def noting(frames):
         read.append(frames.numbers)
-        time.sleep(0.2)
         return stock(frames)
 
-    monkeypatch.setattr(mllm.clip, "embed_frames", slow)
+    monkeypatch.setattr(mllm.clip, "embed_frames", noting)
     arms = [Pipeline((REGISTRY["aks"](retention_ratio=ratio),)) for ratio in (0.3, 0.5, 0.8)]
     clip, cache = video_clips()[0], EncodeCache(frozenset())
     shared = [[mllm.prepare(clip, sample, arm, cache) for sample in clip.samples] for arm in arms]
@@ -269,7 +265,6 @@ def test_arms_share_what_clip_reads_and_each_is_charged_for_it(checkpoints, monk
             assert chosen[0] == chosen[1]
             assert alone.trace.auxiliary_scored == request.trace.auxiliary_scored == len(clip.media[0].numbers)
             assert alone.trace.auxiliary_text == request.trace.auxiliary_text
-            assert alone.compress_milliseconds > 200 < request.compress_milliseconds
 
 
 def cosines(pixels: np.ndarray, question: str) -> torch.Tensor:
@@ -349,12 +344,6 @@ def test_topic_by_the_pooling_head(headed):
     with flop_counter() as count:
         headed.head(hidden)
     assert price(pooled.trace, costs).auxiliary == count.get_total_flops() > 0
-    spent = pooled.prompt.encoded[0].spent
-    assert spent[PoolingAttention()].milliseconds > 0
-    assert pooled.encode_milliseconds - mean.encode_milliseconds == pytest.approx(
-        spent[PoolingAttention()].milliseconds
-        - sum(each.milliseconds for need, each in spent.items() if need in plain.needs())
-    )
 
 
 def test_a_run_with_the_pooling_head(headed):

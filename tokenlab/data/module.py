@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, get_args
@@ -146,6 +146,10 @@ class QuestionData(LightningDataModule, ABC):
             refuse_duplicate_uids(self._entries[split])
         return self._entries[split]
 
+    def read(self, entry: ClipEntry) -> Clip:
+        """Decodes one clip here and now."""
+        return self._dataset([entry])[0]
+
     def ask_only(self, split: Split, entries: list[ClipEntry]) -> None:
         """Leaves out what a run that is resumed has been answered already."""
         self._left[split] = entries
@@ -172,13 +176,21 @@ class QuestionData(LightningDataModule, ABC):
 
     def _loader(self, split: Split) -> DataLoader[Clip]:
         return ClipLoader(
-            ClipDataset(
-                self._left.get(split, self.entries(split)), self.num_frames, self.sampling, self.max_image_pixels
-            ),
+            self._dataset(self._left.get(split, self.entries(split))),
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             collate_fn=list,
         )
+
+    def _dataset(self, entries: Sequence[ClipEntry]) -> ClipDataset:
+        return ClipDataset(entries, self.num_frames, self.sampling, self.max_image_pixels)
+
+
+def first_questions(entries: Sequence[ClipEntry], number: int) -> list[ClipEntry]:
+    """Clips with some of their questions: the first of each clip, then the second of each, and so on up to `number`."""
+    ranked = sorted((place, index) for index, entry in enumerate(entries) for place in range(len(entry.samples)))
+    kept = Counter(index for _, index in ranked[:number])
+    return [replace(entries[index], samples=entries[index].samples[:many]) for index, many in sorted(kept.items())]
 
 
 def at_least(minimum: int, **setting: int) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from tokenlab.metrics.answers import exact_match
+from tokenlab.metrics.latency import Speedup, speedup_of
 from tokenlab.metrics.record import Record
 from tokenlab.statistics.paired import (
     Difference,
@@ -54,16 +55,14 @@ class Comparison:
         agreement: Share of the baseline's answers that the arm repeats, right or wrong; a failed sample does not.
         flops_ratio: Mean FLOPs / the baseline's, over the samples that both answered; below 1 is cheaper.
         causal_flops_ratio: The same of FLOPs that no mask hides.
-        speedup: Mean time of the baseline / that of the arm, over the same samples; above 1 is faster.
-        prefill_speedup: The same for the prefill alone.
+        speedup: Of times; None where none were taken of both.
     """
 
     answers: PairedAnswers | None
     agreement: float | None
     flops_ratio: float | None
     causal_flops_ratio: float | None
-    speedup: float | None
-    prefill_speedup: float | None
+    speedup: Speedup | None
 
 
 def compare_all(
@@ -81,10 +80,12 @@ def compare_all(
     known = {name: each for name, each in answers.items() if each is not None}
     together = dict(zip(known, holm([each.p for each in known.values()]), strict=True))
     adjusted = {name: replace(each, p_holm=together[name]) for name, each in known.items()}
-    return {name: _compare(list(arm.values()), baseline, adjusted.get(name)) for name, arm in arms.items()}
+    return {name: _compare(list(arm.values()), baseline, adjusted.get(name), level) for name, arm in arms.items()}
 
 
-def _compare(records: Sequence[Record], baseline: Mapping[str, Record], answers: PairedAnswers | None) -> Comparison:
+def _compare(
+    records: Sequence[Record], baseline: Mapping[str, Record], answers: PairedAnswers | None, level: float
+) -> Comparison:
     """What remains to be compared besides right and wrong."""
     referenced = [pair for pair in _pairs(records, baseline) if pair[1].status == "ok"]
     answered = [pair for pair in referenced if pair[0].status == "ok"]
@@ -98,8 +99,7 @@ def _compare(records: Sequence[Record], baseline: Mapping[str, Record], answers:
         agreement=fmean(_same_answer(*pair) for pair in referenced) if referenced else None,
         flops_ratio=ratio(lambda r: r.flops.total),
         causal_flops_ratio=ratio(lambda r: r.flops.causal),
-        speedup=ratio_of(1.0, ratio(lambda r: r.milliseconds.total)),
-        prefill_speedup=ratio_of(1.0, ratio(lambda r: r.milliseconds.prefill)),
+        speedup=speedup_of(records, baseline, level),
     )
 
 

@@ -52,17 +52,37 @@ class Flops:
 
 @dataclass(frozen=True)
 class Milliseconds:
-    """Wall time of one sample; what a batch or a clip shares is divided evenly, a shared encode is charged in full."""
+    """Wall time of one sample, answered by itself with nothing at hand that another arm or question has computed.
 
-    encode: float = 0.0  # processor, tower, projector and evidence of the sample's clip
-    compress: float = 0.0  # the methods' own work
+    Attributes:
+        file: Reading and decoding the media.
+        processing: The processor's work on frames.
+        tower: Vision tower and projector.
+        auxiliary: Further encoders, where the arm uses one.
+        decide: The methods' decisions, and what is computed to show them evidence; inside tower and LLM, too.
+        apply: Carrying the decisions out.
+        prompt: Writing the prompt, and whatever else no stage claims.
+        prefill: The LLM reading the prompt.
+        decode: The answer's tokens behind the first.
+        steps: Each decode step, decisions included.
+    """
+
+    file: float = 0.0
+    processing: float = 0.0
+    tower: float = 0.0
+    auxiliary: float = 0.0
+    decide: float = 0.0
+    apply: float = 0.0
+    prompt: float = 0.0
     prefill: float = 0.0
     decode: float = 0.0
+    steps: tuple[float, ...] = ()
 
     @property
     def total(self) -> float:
-        """The sample's time from decoded frames to answer."""
-        return self.encode + self.compress + self.prefill + self.decode
+        """From the file to the answer: all stages."""
+        before = self.file + self.processing + self.tower + self.auxiliary
+        return before + self.decide + self.apply + self.prompt + self.prefill + self.decode
 
 
 @dataclass(frozen=True)
@@ -82,7 +102,13 @@ class Record:
         prefill_tokens: Length of the sequence the LLM read.
         frames_encoded: Passes of the vision tower: frames, or steps of a few frames taken together.
         generated_tokens: Tokens produced, end of sequence included.
+        kv_cache_bytes: Keys and values of the prompt that the LLM holds when it begins to answer.
         peak_memory_bytes: Of the device while this record's batch ran; None where the device cannot tell (CPU).
+        batch_size: Prompts that went through the LLM together, at most.
+        milliseconds: None where the sample was not timed.
+        attention_kernels: Torch's operators that computed attention while the arm warmed up for its times.
+        answer_alone: What the arm answered while it was timed, when the prompt went through the LLM by itself.
+        frames_by_question: Whether the question decided which frames were encoded.
     """
 
     uid: str
@@ -107,8 +133,13 @@ class Record:
     prefill_tokens: int = 0
     generated_tokens: int = 0
     flops: Flops = Flops()
-    milliseconds: Milliseconds = Milliseconds()
+    kv_cache_bytes: int = 0
     peak_memory_bytes: int | None = None
+    batch_size: int = 1
+    milliseconds: Milliseconds | None = None
+    attention_kernels: list[str] = field(default_factory=list)
+    answer_alone: str | None = None
+    frames_by_question: bool = False
 
     @property
     def retention(self) -> float:
@@ -134,6 +165,7 @@ class Record:
         """The inverse of `to_json`."""
         fields = json.loads(line)
         fields["flops"] = Flops(**fields["flops"] | {"by_layer": tuple(fields["flops"]["by_layer"])})
-        fields["milliseconds"] = Milliseconds(**fields["milliseconds"])
+        if (times := fields["milliseconds"]) is not None:
+            fields["milliseconds"] = Milliseconds(**times | {"steps": tuple(times["steps"])})
         fields["tokens_after"] = [tuple(entry) for entry in fields["tokens_after"]]
         return cls(**fields)

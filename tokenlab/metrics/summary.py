@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 
 from tokenlab.errors import UserError
-from tokenlab.metrics.comparison import Comparison, compare_all, ratio_of
+from tokenlab.metrics.comparison import Comparison, compare_all
+from tokenlab.metrics.frontier import Point, Standing, standings
+from tokenlab.metrics.latency import Latency, ceilings, latency_of
 from tokenlab.metrics.record import Record
 from tokenlab.statistics.intervals import LEVEL, Interval, clustered_interval
 
@@ -34,24 +36,13 @@ class FlopMeans:
 
 
 @dataclass(frozen=True)
-class StageTimes:
-    """Milliseconds of a sample."""
-
-    encode: float
-    compress: float
-    prefill: float
-    decode: float
-    total: float
-
-
-@dataclass(frozen=True)
 class Cost:
     """Means over an arm's answered samples; failed ones are left out.
 
     Attributes:
         retention: Visual tokens kept / visual tokens of the untouched media, over all samples together.
         tokens_after: Visual tokens after each step of the pipeline.
-        milliseconds_median: The total is the median of totals, not the sum of medians.
+        kv_cache_bytes: Keys and values of the prompt, when the LLM begins to answer.
     """
 
     visual_tokens_in: float
@@ -63,8 +54,7 @@ class Cost:
     prefill_tokens: float
     generated_tokens: float
     flops: FlopMeans
-    milliseconds: StageTimes
-    milliseconds_median: StageTimes
+    kv_cache_bytes: float
 
 
 @dataclass(frozen=True)
@@ -75,10 +65,14 @@ class ArmSummary:
         positions: Position policy of each step of the pipeline.
         n: Samples, failed ones included.
         failed: Failed samples; they count as wrong.
+        standing: Its place among the other arms.
         accuracy: None where no answer is expected.
         mean_over_types: Unweighted mean of the accuracies by question type.
         cost: None where every sample failed.
         peak_memory_bytes: The largest of any sample; None where the device cannot tell.
+        latency: None where no question was timed.
+        changed_by_batch: Share of the timed questions that the arm answers otherwise alone than in a batch, which is
+            the noise that differences between arms stand out from; None where none was answered both ways.
         against_baseline: None for the baseline itself, and where the run has no such arm.
     """
 
@@ -87,11 +81,14 @@ class ArmSummary:
     positions: tuple[str, ...]
     n: int
     failed: int
+    standing: Standing
     accuracy: Interval | None
     accuracy_by_type: dict[str, Interval]
     mean_over_types: float | None
     cost: Cost | None
     peak_memory_bytes: int | None
+    latency: Latency | None
+    changed_by_batch: float | None
     against_baseline: Comparison | None
 
 
@@ -109,8 +106,10 @@ class Summary:
         level: Confidence level of the intervals.
         baseline: The arm that the others are compared with.
         margin: Percentage points that an arm may lose and still pass for the baseline.
-        speedup_ceiling: Time of the baseline / its encode time: the speed-up, were all that follows the encode free.
+        ceilings: By length of the answer, the baseline's time / what of it comes before the LLM: Amdahl's bound on the
+            speed-up of all that acts behind the tower.
         padding_waste: Share of the positions that the LLM computed on padding.
+        failures: Why samples failed, and how often, the most frequent first.
     """
 
     arms: tuple[ArmSummary, ...]
@@ -123,8 +122,9 @@ class Summary:
     level: float
     baseline: str
     margin: float
-    speedup_ceiling: float | None
+    ceilings: tuple[tuple[int, float], ...]
     padding_waste: float | None
+    failures: tuple[tuple[str, int], ...]
 
     def to_json(self) -> str:
         """The text of `summary.json`."""
@@ -161,7 +161,7 @@ def summarise(
     arms = _by_arm(records)
     others = {name: arm for name, arm in arms.items() if name != baseline}
     against = compare_all(others, arms[baseline], level, margin) if baseline in arms else {}
-    rows = tuple(_arm_summary(list(arm.values()), against.get(name), level) for name, arm in arms.items())
+    rows = _with_standings([_arm_summary(list(arm.values()), against.get(name), level) for name, arm in arms.items()])
     uids = [set(arm) for arm in arms.values()]
     return Summary(
         arms=rows,
@@ -174,8 +174,9 @@ def summarise(
         level=level,
         baseline=baseline,
         margin=margin,
-        speedup_ceiling=_speedup_ceiling(rows, baseline),
+        ceilings=_ceilings(rows, baseline),
         padding_waste=padding_waste,
+        failures=tuple(Counter(record.error or "" for record in records if record.status == "failed").most_common()),
     )
 
 
@@ -192,6 +193,20 @@ def _by_arm(records: Sequence[Record]) -> dict[str, dict[str, Record]]:
     return arms
 
 
+def _with_standings(rows: Sequence[ArmSummary]) -> tuple[ArmSummary, ...]:
+    points = [
+        Point(
+            row.arm,
+            row.cost and row.cost.retention,
+            row.cost and row.cost.flops.total,
+            row.accuracy and row.accuracy.mean,
+        )
+        for row in rows
+    ]
+    found = standings(points)
+    return tuple(replace(row, standing=found[row.arm]) for row in rows)
+
+
 def _arm_summary(records: list[Record], against: Comparison | None, level: float) -> ArmSummary:
     types = defaultdict(list)
     for record in (record for record in records if record.is_scored):
@@ -204,13 +219,21 @@ def _arm_summary(records: list[Record], against: Comparison | None, level: float
         positions=tuple(records[0].positions),
         n=len(records),
         failed=len(records) - len(answered),
+        standing=Standing(None, False, None),  # until all arms are known
         accuracy=_accuracy([record for record in records if record.is_scored], level) if types else None,
         accuracy_by_type=by_type,
         mean_over_types=fmean(interval.mean for interval in by_type.values()) if by_type else None,
         cost=_cost(answered) if answered else None,
         peak_memory_bytes=max((r.peak_memory_bytes for r in answered if r.peak_memory_bytes is not None), default=None),
+        latency=latency_of(answered),
+        changed_by_batch=_changed_by_batch(answered),
         against_baseline=against,
     )
+
+
+def _changed_by_batch(records: list[Record]) -> float | None:
+    twice = [record for record in records if record.answer_alone is not None and record.batch_size > 1]
+    return fmean(record.answer != record.answer_alone for record in twice) if twice else None
 
 
 def _accuracy(records: list[Record], level: float) -> Interval:
@@ -242,18 +265,7 @@ def _cost(records: list[Record]) -> Cost:
             causal=mean(lambda r: r.flops.causal),
             literature=mean(lambda r: r.flops.literature),
         ),
-        milliseconds=_stage_times(records, fmean),
-        milliseconds_median=_stage_times(records, median),
-    )
-
-
-def _stage_times(records: list[Record], average: Callable[[list[float]], float]) -> StageTimes:
-    return StageTimes(
-        encode=average([r.milliseconds.encode for r in records]),
-        compress=average([r.milliseconds.compress for r in records]),
-        prefill=average([r.milliseconds.prefill for r in records]),
-        decode=average([r.milliseconds.decode for r in records]),
-        total=average([r.milliseconds.total for r in records]),
+        kv_cache_bytes=mean(lambda r: r.kv_cache_bytes),
     )
 
 
@@ -266,8 +278,8 @@ def _tokens_after(records: list[Record]) -> tuple[tuple[str, float], ...]:
     return tuple((name, fmean(steps[place, name])) for place, name in sorted(steps))
 
 
-def _speedup_ceiling(rows: tuple[ArmSummary, ...], baseline: str) -> float | None:
+def _ceilings(rows: tuple[ArmSummary, ...], baseline: str) -> tuple[tuple[int, float], ...]:
     for row in rows:
-        if row.arm == baseline and row.cost is not None:
-            return ratio_of(row.cost.milliseconds.total, row.cost.milliseconds.encode)
-    return None
+        if row.arm == baseline and row.latency is not None:
+            return ceilings(row.latency)
+    return ()

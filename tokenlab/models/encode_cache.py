@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +14,7 @@ from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.compressors.stages import TowerReduction
 from tokenlab.data.samples import Clip, Frames, Sample
 from tokenlab.errors import SampleError
+from tokenlab.models.clock import stage
 from tokenlab.models.families.media import PromptMedium
 from tokenlab.models.vision.auxiliary import AuxiliaryClip, best_cosine
 from tokenlab.models.vision.encode import Encoded
@@ -22,7 +22,6 @@ from tokenlab.models.vision.frame_selection import Score
 from tokenlab.models.vision.tower import method_in_tower
 from tokenlab.tokens import Evidence
 from tokenlab.tokens.sequence import Prompt
-from tokenlab.trace import synchronise
 
 if TYPE_CHECKING:
     from tokenlab.models.mllm import LoadedModel
@@ -34,8 +33,7 @@ Embedded = TypeVar("Embedded")
 class EncodeCache:
     """The media of one batch of clips, each encoded once, and each question written once, however many arms share them.
 
-    Likewise what an auxiliary CLIP makes of whole frames and of questions; an arm that finds it here owes the time it
-    took, as if it were the only one.
+    Likewise what an auxiliary CLIP makes of whole frames and of questions.
 
     Args:
         needs: The evidence that some arm looks at.
@@ -45,8 +43,7 @@ class EncodeCache:
         self.needs = needs
         self._encoded: dict[tuple[str, int, tuple[int, ...], str], Encoded | SampleError] = {}
         self._prompts: dict[tuple, Prompt] = {}
-        self._embedded: dict[tuple, tuple[Any, float]] = {}
-        self.owed = 0.0
+        self._embedded: dict[tuple, Any] = {}
 
     def encode(self, loaded: LoadedModel, clip: Clip, number: int, frames: Frames, pipeline: Pipeline) -> Encoded:
         """The encoding of one of a clip's media, for these frames and what a pipeline does inside the tower.
@@ -71,7 +68,7 @@ class EncodeCache:
             return None
 
         def score(place: int, frames: Frames) -> tuple[Float[Tensor, " t"], tuple[int, ...]]:
-            whole = self._once(clip, (cluster, numbers[place], frames.numbers), lambda: clip.embed_frames(frames))
+            whole = self._once((cluster, numbers[place], frames.numbers), lambda: clip.embed_frames(frames))
             words, lengths = self.embed_question(clip, question)
             return best_cosine(whole, words), lengths
 
@@ -79,7 +76,7 @@ class EncodeCache:
 
     def embed_question(self, clip: AuxiliaryClip, question: str) -> tuple[Float[Tensor, "q e"], tuple[int, ...]]:
         """The question's embedding, segment by segment, and their lengths."""
-        return self._once(clip, (question,), lambda: clip.embed_question(question))
+        return self._once((question,), lambda: clip.embed_question(question))
 
     def question(
         self, loaded: LoadedModel, question: str, pipeline: Pipeline
@@ -99,21 +96,11 @@ class EncodeCache:
                 read += lengths
         return evidence, read
 
-    def settle(self) -> float:
-        """The seconds that are owed since the last call: what somebody else's arm computed."""
-        owed, self.owed = self.owed, 0.0
-        return owed
-
-    def _once(self, clip: AuxiliaryClip, key: tuple, embed: Callable[[], Embedded]) -> Embedded:
-        if key in self._embedded:
-            found, seconds = self._embedded[key]
-            self.owed += seconds
-            return found
-        started = time.perf_counter()
-        found = embed()
-        synchronise(clip.model.device)
-        self._embedded[key] = found, time.perf_counter() - started
-        return found
+    def _once(self, key: tuple, embed: Callable[[], Embedded]) -> Embedded:
+        if key not in self._embedded:
+            with stage("auxiliary"):
+                self._embedded[key] = embed()
+        return self._embedded[key]
 
     def prompt(
         self, loaded: LoadedModel, sample: Sample, content: Sequence[str | int], encoded: Sequence[Encoded]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ from tokenlab.compressors.stages import TowerReduction
 from tokenlab.data.samples import Clip, Frames, Sample
 from tokenlab.errors import SampleError
 from tokenlab.models import checkpoint
-from tokenlab.models.clock import PrefillClock
+from tokenlab.models.clock import StepClock, running, stage
 from tokenlab.models.encode_cache import EncodeCache
 from tokenlab.models.families import Family, family_of
 from tokenlab.models.hf import Decoder, attention_probes, own_positions, warn_if_untested
@@ -50,7 +49,7 @@ from tokenlab.models.vision.processing import MediaProcessor
 from tokenlab.models.vision.tower import BlockNoise
 from tokenlab.tokens import Evidence, VisualTokens
 from tokenlab.tokens.sequence import Prompt
-from tokenlab.trace import Trace, synchronise
+from tokenlab.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -137,16 +136,16 @@ class LoadedModel:
             needs: The evidence to read on the way.
             method: A method inside the tower and its noise, if there is one.
         """
-        started = time.perf_counter()
-        processed = self.media.process(frames)
-        processing = 1000 * (time.perf_counter() - started)
-        encoded = encode(self.model, self.family, processed, needs, method, self.head)
-        encoded = replace(encoded, milliseconds=encoded.milliseconds + processing)
+        with stage("processing"):
+            processed = self.media.process(frames)
+        with stage("tower"):
+            encoded = encode(self.model, self.family, processed, needs, method, self.head)
         of_clip = joint_needs(needs)
         if self.clip is None or not of_clip:
             return encoded
-        shown, cropped = self.media.pictures(processed), self.media.is_cropped(processed)
-        return with_joint_embeddings(encoded, self.clip, shown, cropped, of_clip)
+        with stage("auxiliary"):
+            shown, cropped = self.media.pictures(processed), self.media.is_cropped(processed)
+            return with_joint_embeddings(encoded, self.clip, shown, cropped, of_clip)
 
     # --- one batch of questions ------------------------------------------------------------------------------------
 
@@ -181,29 +180,20 @@ class LoadedModel:
         """Runs a pipeline on one question, up to the LLM; raises SampleError where that cannot be done."""
         if clip.media is None:
             raise SampleError(clip.error or "no media")
-        content, clock = in_order(sample, clip), time.perf_counter()
+        content = in_order(sample, clip)
         check_texts(content, self.processor)
         numbers = [part for part in content if isinstance(part, int)]
         candidates = [clip.media[number] for number in numbers]
-        cache.settle()  # nothing of an arm that failed is owed
         score = cache.scorer(self.clip, clip.cluster, numbers, sample.question)
         selected, trace = select_from_media(candidates, sample, pipeline, self.seed, score)
-        compressing = time.perf_counter() - clock
         encoded = []
         for number, frames in zip(numbers, selected, strict=True):
             encoded.append(cache.encode(self, clip, number, frames, pipeline))
-        encoding = sum((each.charge(pipeline.needs()) for each in encoded), start=0.0)
-        synchronise(self.model.device)
-        clock = time.perf_counter()
         media, decisions, texts = self.reduce_on_grid(encoded, sample, pipeline, cache)
         trace += encode_trace(encoded, selected, pipeline) + grid_trace(decisions, bool(self.family.projector))
-        synchronise(self.model.device)
-        compressing += time.perf_counter() - clock
         prompt = cache.prompt(self, sample, content, encoded)
         markers = [self.writer.marker_tokens(frames) for frames in candidates]
-        clock = time.perf_counter()
         reduced = self.reduce_prompt(prompt, encoded, media, decisions, pipeline)
-        compressing += time.perf_counter() - clock + cache.settle()
         whole = zip(candidates, selected, encoded, prompt.media, strict=True)
         trace += Trace(
             media=tuple(original_size(*medium) for medium in whole),
@@ -211,7 +201,7 @@ class LoadedModel:
             prefill_tokens=len(reduced.layout),
             auxiliary_text=texts,
         )
-        return Request(sample, pipeline, reduced, trace, encoding, 1000 * compressing)
+        return Request(sample, pipeline, reduced, trace)
 
     def reduce_on_grid(
         self, encoded: Sequence[Encoded], sample: Sample, pipeline: Pipeline, cache: EncodeCache
@@ -234,7 +224,8 @@ class LoadedModel:
         """What the LLM reads; the untouched prompt, at the model's own positions, where nothing reduces it."""
         if not decisions and not pipeline.layer_plan(len(self.decoder.layers)).acts:
             return full_prompt(prompt, encoded)
-        return reduced_prompt(prompt, encoded, media, decisions, self.positions(prompt, encoded))
+        with stage("apply"):
+            return reduced_prompt(prompt, encoded, media, decisions, self.positions(prompt, encoded))
 
     def positions(self, prompt: Prompt, encoded: Sequence[Encoded]) -> Int[Tensor, "axes s"]:
         """The model's own position ids of the untouched prompt."""
@@ -256,34 +247,25 @@ class LoadedModel:
         device = self.model.device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        synchronise(device)
-        started, clock = time.perf_counter(), PrefillClock(device)
+        watch = running()
         with ExitStack() as stack:
             arguments, hooks = self.llm_arguments(requests, stack)
             model: Any = self.model
+            stack.enter_context(stage("prefill"))  # until the clock says that decoding has begun
             sequences = model.generate(
                 **arguments,
                 max_new_tokens=self.settings.max_new_tokens,
-                logits_processor=LogitsProcessorList([clock]),
+                logits_processor=LogitsProcessorList([StepClock(watch)] if watch else []),
                 do_sample=False,
                 num_beams=1,
                 use_cache=True,
             )
-        synchronise(device)
-        prefill, decode = clock.stopped - started, time.perf_counter() - clock.stopped
         peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
         width = arguments["input_ids"].shape[1]
-        share = 1000 / len(requests)
-        shared = {
-            "prefill_milliseconds": prefill * share,
-            "decode_milliseconds": decode * share,
-            "peak_memory_bytes": peak,
-        }
         states = [None] * len(requests) if hooks is None else hooks.prompts
         rows = zip(requests, states, sequences[:, width:].tolist(), strict=True)
         return [
-            replace(self._answer(request, state, ids), padding=width - len(request.prompt.layout), **shared)
-            for request, state, ids in rows
+            replace(self._answer(request, state, ids, width), peak_memory_bytes=peak) for request, state, ids in rows
         ]
 
     def llm_arguments(
@@ -320,8 +302,8 @@ class LoadedModel:
         stack.enter_context(active_decoder(hooks))
         return arguments, hooks
 
-    def _answer(self, request: Request, state: PromptState | None, ids: list[int]) -> Answer:
-        """One row of the batch, without what follows its own end of sequence."""
+    def _answer(self, request: Request, state: PromptState | None, ids: list[int], width: int) -> Answer:
+        """One row of a batch of so many places, without what follows its own end of sequence."""
         length = self.answer_length(ids)
         text = self.processor.tokenizer.decode(ids[:length], skip_special_tokens=True)
         return Answer(
@@ -329,8 +311,7 @@ class LoadedModel:
             text.strip(),
             tuple(ids[:length]),
             request.trace + llm_trace(state, length),
-            request.encode_milliseconds,
-            request.compress_milliseconds,
+            padding=width - len(request.prompt.layout),
         )
 
     def answer_length(self, ids: Sequence[int]) -> int:

@@ -27,16 +27,12 @@ class Request:
         pipeline: What reduces it.
         prompt: What the LLM reads.
         trace: What was done so far.
-        encode_milliseconds: Processor, tower, projector and evidence.
-        compress_milliseconds: The methods' own work before the LLM.
     """
 
     sample: Sample
     pipeline: Pipeline
     prompt: ReducedPrompt
     trace: Trace
-    encode_milliseconds: float = 0.0
-    compress_milliseconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -48,10 +44,6 @@ class Answer:
         text: The answer.
         ids: Its token ids, the end of sequence included.
         trace: What was done.
-        encode_milliseconds: Processor, tower, projector and evidence.
-        compress_milliseconds: The methods' own work before the LLM.
-        prefill_milliseconds: This prompt's share of its batch's prefill.
-        decode_milliseconds: This prompt's share of its batch's decode steps.
         padding: Places of the batch that this prompt did not fill.
         peak_memory_bytes: Of the device while the batch ran; None where the device cannot tell.
         error: Why there is no answer.
@@ -61,10 +53,6 @@ class Answer:
     text: str = ""
     ids: tuple[int, ...] = ()
     trace: Trace | None = None
-    encode_milliseconds: float = 0.0
-    compress_milliseconds: float = 0.0
-    prefill_milliseconds: float = 0.0
-    decode_milliseconds: float = 0.0
     padding: int = 0
     peak_memory_bytes: int | None = None
     error: str | None = None

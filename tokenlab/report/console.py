@@ -1,10 +1,20 @@
-"""Where tables are printed."""
+"""Where tables and progress are printed."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 from rich.console import Console
+from rich.progress import track
+
+Thing = TypeVar("Thing")
+
+
+def followed(things: Iterable[Thing], what: str, total: int | None = None) -> Iterable[Thing]:
+    """The things, behind a progress bar where somebody watches."""
+    console = Console(stderr=True)
+    return track(things, what, total, console=console, transient=True, disable=not console.is_terminal)
 
 
 class Terminal(Console):

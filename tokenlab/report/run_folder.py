@@ -34,6 +34,7 @@ class RunFolder(Callback):
         folder: Where the run is kept; by default a new folder under runs/, named by config and time.
         resume: Go on with a run that broke off in `folder`: what it has recorded is not asked again, and what it was
             made with must be the same. Where there is no such run it begins.
+        verbose: Print all tables at the end, not the main one alone.
 
     Attributes:
         label: Names the default folder.
@@ -43,10 +44,10 @@ class RunFolder(Callback):
         records: All records so far.
     """
 
-    def __init__(self, folder: str | None = None, resume: bool = False) -> None:
+    def __init__(self, folder: str | None = None, resume: bool = False, verbose: bool = False) -> None:
         if resume and folder is None:
             raise UserError("run.resume: name the run to go on with: --run.folder FOLDER")
-        self.folder, self.resume = folder, resume
+        self.folder, self.resume, self.verbose = folder, resume, verbose
         self.label = "run"
         self.resolved_config: str | None = None
         self.questions_planned: int | None = None
@@ -171,8 +172,9 @@ class RunFolder(Callback):
         console = Terminal()
         try:
             console.print()  # leaves the line of a broken-off progress bar
-            console.print(terminal_report(summary, console.width))
-            console.print(f"\nRecords, summary and logs: {self.path}", markup=False, soft_wrap=True)
+            console.print(terminal_report(summary, console.width, self.verbose))
+            more = "" if self.verbose else f"; all tables: tokenlab report {self.path} --verbose"
+            console.print(f"\nRecords, summary and logs: {self.path}{more}", markup=False, soft_wrap=True)
             console.file.flush()
         except OSError as error:
             raise UserError(
@@ -233,8 +235,8 @@ def scalars(summary: Summary) -> dict[str, float]:
 
 
 def _arm_scalars(row: ArmSummary) -> dict[str, float | None]:
-    accuracy, cost, against = row.accuracy, row.cost, row.against_baseline
-    answers = against and against.answers
+    accuracy, cost, against, latency = row.accuracy, row.cost, row.against_baseline, row.latency
+    answers, speedup = against and against.answers, against and against.speedup
     return {
         "accuracy": accuracy and accuracy.mean,
         "accuracy_low": accuracy and accuracy.low,
@@ -245,12 +247,12 @@ def _arm_scalars(row: ArmSummary) -> dict[str, float | None]:
         "retention": cost and cost.retention,
         "prefill_tokens": cost and cost.prefill_tokens,
         "flops_total": cost and cost.flops.total,
-        "seconds": cost and cost.milliseconds.total / 1000,
+        "seconds": latency and latency.mean.total / 1000,
         "points_against_baseline": answers and answers.points.mean,
         "agreement_with_baseline": against and against.agreement,
         "flops_ratio": against and against.flops_ratio,
-        "speedup": against and against.speedup,
-        "prefill_speedup": against and against.prefill_speedup,
+        "speedup": speedup and speedup.total.mean,
+        "prefill_speedup": speedup and speedup.prefill.mean,
     }
 
 

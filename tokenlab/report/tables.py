@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tokenlab.metrics.summary import ArmSummary, Summary
-from tokenlab.report.terminal import NOTHING, Column, main_columns
+from tokenlab.report.columns import NOTHING, Column, in_order, main_columns
 
 LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}"}
 
@@ -18,9 +18,9 @@ def markdown_table(summary: Summary) -> str:
     """The main table as GitHub Markdown."""
     columns = _with_arms(summary, lambda text: text.replace("|", "\\|"))
     lines = [
-        [_unbroken(column.heading) for column in columns],
+        [column.title for column in columns],
         ["---", *["---:"] * (len(columns) - 1)],
-        *([column.cell(row) for column in columns] for row in summary.arms),
+        *([column.cell(row) for column in columns] for row in in_order(summary)),
     ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -31,11 +31,11 @@ def latex_table(summary: Summary) -> str:
     lines = [
         rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
         r"\toprule",
-        " & ".join(escaped(_unbroken(column.heading)) for column in columns) + r" \\",
+        " & ".join(escaped(column.title) for column in columns) + r" \\",
         r"\midrule",
         *(
             " & ".join([columns[0].cell(row), *(escaped(column.cell(row)) for column in columns[1:])]) + r" \\"
-            for row in summary.arms
+            for row in in_order(summary)
         ),
         r"\bottomrule",
         r"\end{tabular}",
@@ -80,7 +80,3 @@ def _with_arms(summary: Summary, escape: Callable[[str], str]) -> list[Column]:
         Column("positions", lambda row: ", ".join(row.positions) or NOTHING),
         *main_columns(summary),
     ]
-
-
-def _unbroken(heading: str) -> str:
-    return heading.replace("-\n", "-").replace("\n", " ")

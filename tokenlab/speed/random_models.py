@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from transformers import (
     AutoModelForImageTextToText,
     CLIPImageProcessor,
@@ -27,6 +25,7 @@ from transformers.initialization import no_init_weights
 from transformers.models.llava_onevision.image_processing_llava_onevision import LlavaOnevisionImageProcessor
 
 from tokenlab.errors import UserError
+from tokenlab.report.console import followed
 from tokenlab.testing.parts import template, words
 from tokenlab.testing.qwen import SPECIAL
 
@@ -36,12 +35,6 @@ NO_LIMIT = {"shortest_edge": 1, "longest_edge": 2**40}
 """Of pixels: Qwen's frames are read at the size that is asked for."""
 
 ANY_LENGTH = 2**31  # it is the bench that refuses prompts beyond the model's context
-
-
-def followed(things: Iterable[Thing], what: str, total: int | None = None) -> Iterable[Thing]:
-    """The things, behind a progress bar where somebody watches."""
-    console = Console(stderr=True)
-    return track(things, what, total, console=console, transient=True, disable=not console.is_terminal)
 
 
 def random_model(config: PretrainedConfig, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:

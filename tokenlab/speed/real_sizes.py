@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from tokenlab.models.encode_cache import EncodeCache
 from tokenlab.models.families import Family
 from tokenlab.models.families.base import Size
 from tokenlab.models.families.support import why_unsupported
+from tokenlab.models.latency import time_arms
 from tokenlab.models.mllm import LoadedModel
 
 WIDTH = 100
@@ -83,31 +84,32 @@ def make_clip(frames: int, size: Size) -> Clip:
 
 
 def measure_arms(mllm: LoadedModel, clip: Clip, arms: Mapping[str, Pipeline], rounds: int) -> Iterator[TimedQuery]:
-    """Every arm once a round, behind one new encode; round 0 warms up, and each round begins with another arm."""
-    costs, names = ModelCosts(mllm.config, mllm.family), list(arms)
-    needs = frozenset().union(*(pipeline.needs() for pipeline in arms.values()))
-    for number in range(rounds + 1):
-        encodings, first = EncodeCache(needs), number % len(names)
-        for name in (*names[first:], *names[:first]):
-            request = mllm.prepare(clip, clip.samples[0], arms[name], encodings)
-            (answer,) = mllm.generate([request])
-            assert answer.trace is not None
-            times = Milliseconds(
-                encode=answer.encode_milliseconds,
-                compress=answer.compress_milliseconds,
-                prefill=answer.prefill_milliseconds,
-                decode=answer.decode_milliseconds,
-            )
-            spent = price(answer.trace, costs)
-            yield TimedQuery(name, number, token_counts(answer.trace), spent, times, answer.peak_memory_bytes)
+    """Every arm once a round, in random order; FLOPs are counted before that, which warms up.
+
+    Raises SampleError where an arm cannot answer.
+    """
+    costs, traces = ModelCosts(mllm.config, mllm.family), {}
+    for arm, pipeline in arms.items():
+        (answer,) = mllm.generate([mllm.prepare(clip, clip.samples[0], pipeline, EncodeCache(pipeline.needs()))])
+        assert answer.trace is not None
+        traces[arm] = answer.trace
+    for number, timed in enumerate(time_arms(mllm, [(clip, clip.samples[0], arms)] * rounds, warm_up=0)):
+        trace = traces[timed.arm]
+        yield TimedQuery(
+            timed.arm,
+            1 + number // len(arms),
+            token_counts(trace),
+            price(trace, costs),
+            Milliseconds(**timed.milliseconds, steps=timed.steps),
+            timed.answer.peak_memory_bytes,
+        )
 
 
-def summarise_rounds(queries: Sequence[TimedQuery]) -> list[ArmTimes]:
-    """One row an arm, `full` first; the warm-up is left out."""
-    by_arm: dict[str, dict[int, TimedQuery]] = {BASELINE: {}}
+def summarise_rounds(queries: Sequence[TimedQuery], arms: Iterable[str]) -> list[ArmTimes]:
+    """One row an arm, in that order."""
+    by_arm: dict[str, dict[int, TimedQuery]] = {arm: {} for arm in arms}
     for query in queries:
-        if query.round:
-            by_arm.setdefault(query.arm, {})[query.round] = query
+        by_arm[query.arm][query.round] = query
     return [_arm_times(arm, rounds, by_arm[BASELINE]) for arm, rounds in by_arm.items()]
 
 
@@ -130,7 +132,7 @@ def _arm_times(arm: str, rounds: dict[int, TimedQuery], full: dict[int, TimedQue
         query_seconds=median(lambda times: times.total) / 1000,
         query_ratio=paired(lambda times: times.total),
         query_flops_ratio=one.flops.total / whole.flops.total,
-        encode_share=median(lambda times: times.encode / times.total),
+        encode_share=median(lambda times: (times.processing + times.tower) / times.total),
         encode_flops_share=(one.flops.tower + one.flops.projector) / one.flops.total,
         peak_memory_bytes=max(peaks) or None,
     )
@@ -181,7 +183,7 @@ def timing_captions(rows: Sequence[ArmTimes]) -> list[str]:
     """How the numbers were made."""
     lines = [
         "s: medians of the rounds. x full, time: median of the ratios to full, each within one round.",
-        "query: decoded frames to answer. tower: with processor and projector; a round's arms share one run.",
+        "query: decoded frames to answer, each arm from the start. tower: with processor and projector.",
     ]
     if any(row.retention == 1 and row.arm != BASELINE for row in rows):
         lines.append("An arm that keeps all is the untouched model again: how far it is from 1.000 is noise.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import exp
 from typing import Literal
 
 import numpy as np
@@ -58,6 +59,30 @@ def paired_difference(ours: Values, theirs: Values, clusters: Clusters, level: f
         return Difference(0.0, -unseen, unseen, len(x), count)
     half = float(stats.t.ppf((1 + level) / 2, count - 1)) * _standard_error(x, member, count)
     return Difference(mean, mean - half, mean + half, len(x), count)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A geometric mean of paired ratios and its confidence interval; of one cluster there is none."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    clusters: int
+
+
+def paired_ratio(ours: Values, theirs: Values, clusters: Clusters, level: float = LEVEL) -> Ratio:
+    """Interval of the geometric mean of `ours / theirs` on the same samples: `paired_difference` of their logarithms.
+
+    Raises:
+        ValueError: If there are no samples, lengths differ, or a value is not above 0.
+    """
+    if min([*ours, *theirs], default=1.0) <= 0:
+        raise ValueError("ratios need values above 0")
+    logs = paired_difference(np.log(ours), np.log(theirs), clusters, level)
+    low, high = (None, None) if logs.clusters == 1 else (exp(logs.low), exp(logs.high))
+    return Ratio(exp(logs.mean), low, high, logs.n, logs.clusters)
 
 
 def mcnemar_midp(ours: Sequence[bool], theirs: Sequence[bool]) -> float:

@@ -22,9 +22,9 @@ from tokenlab.models.costs.vision import vision_cost_model
 from tokenlab.models.families import family_of
 from tokenlab.models.families.base import Size
 from tokenlab.models.mllm import LoadedModel
-from tokenlab.report.console import Terminal
+from tokenlab.report.console import Terminal, followed
 from tokenlab.schema.arguments import check_names
-from tokenlab.speed.random_models import followed, random_model, real_processor, shorten
+from tokenlab.speed.random_models import random_model, real_processor, shorten
 from tokenlab.speed.real_sizes import (
     WIDTH,
     TimedQuery,
@@ -57,7 +57,7 @@ def show(argv: Sequence[str]) -> int:
     size = arguments.resolution or vision_cost_model(config, family_of(config)).shape(1).resolution
     about = _about(arguments, size)
     queries = _queries(config, processor, make_clip(arguments.frames, size), arms, arguments, about["dtype"])
-    rows = summarise_rounds(queries)
+    rows = summarise_rounds(queries, arms)
     console = Terminal(width=WIDTH)
     for line in timing_headline(about, queries[0].tokens):
         console.print(line, style="bold", markup=False)

@@ -18,6 +18,7 @@ from tokenlab.report.tables import csv_table, latex_table, markdown_table
 from tokenlab.report.terminal import terminal_report
 
 HELP = f"""usage: tokenlab report RUN [RUN ...] [--baseline ARM] [--margin POINTS] [--within POINTS] [--format FORMAT]
+                       [--verbose]
 
 Recomputes a run's numbers from its records, without a model; of several runs it compares all arms.
 
@@ -25,7 +26,8 @@ Recomputes a run's numbers from its records, without a model; of several runs it
   --baseline ARM     the arm that the others are compared with (default: {BASELINE})
   --margin POINTS    how many points an arm may lose and still pass for the baseline (default: {MARGIN})
   --within POINTS    recommend the cheapest arm that certainly loses less than that
-  --format FORMAT    table, md, latex, csv or json (default: table)"""
+  --format FORMAT    table, md, latex, csv or json (default: table)
+  --verbose          all tables: by question type, comparisons, time by stage"""
 
 FORMATS: dict[str, Callable[[Summary], str]] = {
     "md": markdown_table,
@@ -47,7 +49,7 @@ def show(argv: Sequence[str]) -> int:
         raise UserError(f"--baseline: no arm is called {options.baseline!r}; there are {arms}")
     if options.format == "table":
         terminal = Terminal()
-        terminal.print(terminal_report(summary, terminal.width))
+        terminal.print(terminal_report(summary, terminal.width, options.verbose))
     else:
         print(FORMATS[options.format](summary), end="")
     if options.within is not None:
@@ -62,6 +64,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--baseline", default=BASELINE)
     parser.add_argument("--margin", type=points, default=MARGIN)
     parser.add_argument("--within", type=points)
+    parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--format", choices=["table", *FORMATS], default="table")
     options = parser.parse_args(list(argv))
     if not options.runs:

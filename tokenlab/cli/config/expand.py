@@ -76,7 +76,7 @@ def _expand_model(model: dict[str, Any]) -> dict[str, Any]:
     from tokenlab.compressors.spelling import expand_pipelines
     from tokenlab.models.settings import MLLM
 
-    check_names("model", model, ("mllm", "pipelines", "seed"), "key")
+    check_names("model", model, ("mllm", "pipelines", "seed", "timed_questions"), "key")
     mllm = model.get("mllm", {})
     if not isinstance(mllm, dict):
         raise UserError(f"model.mllm: give its settings, such as {{checkpoint: shapes}}, or a YAML file, got {mllm!r}")

@@ -33,6 +33,12 @@ def price(trace: Trace, costs: ModelCosts) -> Flops:
     )
 
 
+def kv_cache_bytes(trace: Trace, costs: ModelCosts, bytes_of_number: int) -> int:
+    """Size of the keys and values that the LLM holds of the prompt behind its prefill."""
+    everywhere = (trace.prefill_tokens,) * costs.num_layers
+    return bytes_of_number * costs.cache_elements(trace.cached_tokens or trace.attention_tokens or everywhere)
+
+
 def _decode(trace: Trace, costs: ModelCosts, cached: Sequence[int]) -> int:
     """All tokens of the answer behind the first."""
     steps = trace.generated_tokens - 1

@@ -13,7 +13,7 @@ from tokenlab.compressors.evidence import LayerAttention, NormedHidden
 from tokenlab.compressors.pipeline import LATEST, UNROTATED, LayerPlan
 from tokenlab.compressors.stages import LayerReduction, Moment
 from tokenlab.functional.attention import Attention
-from tokenlab.models.counter import MethodFlops
+from tokenlab.models.counter import MethodWork
 from tokenlab.models.hf import AttentionProbe, Decoder
 from tokenlab.models.llm.state import PromptState
 from tokenlab.tokens import Evidence
@@ -86,12 +86,12 @@ class PrefillAttention:
     ) -> Attention:
         """A layer's attention to a prompt at its entry; one prompt at a time, so that its neighbours change nothing."""
         positions = padded_positions([prompt.positions]).to(hidden.device)
-        with MethodFlops() as work:
+        with MethodWork() as work:
             cosine, sine = self.decoder.rotate(hidden[None], positions)
             if not need.rotary:
                 cosine, sine = torch.ones_like(cosine), torch.zeros_like(sine)
             parts = self.decoder.projections(layer, self.probes[layer], hidden[None], (cosine, sine))
-        prompt.trace += Trace(evidence_flops=work.total)
+        prompt.trace += Trace(evidence_flops=work.flops)
         return _attention([part[0] for part in parts], self.probes[layer].scaling, prompt)
 
 

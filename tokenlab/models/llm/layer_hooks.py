@@ -21,6 +21,7 @@ from torch.nn.functional import pad
 
 from tokenlab.compressors.pipeline import LayerPlan
 from tokenlab.compressors.stages import Moment
+from tokenlab.models.clock import stage
 from tokenlab.models.hf import CACHE, SEQUENCE_AXIS, AttentionProbe, Decoder, gather_cache
 from tokenlab.models.hooks import HookPoint
 from tokenlab.models.llm.attention import PrefillAttention, last_attention, own_rows
@@ -188,15 +189,17 @@ class DecoderHooks:
                 decisions = prompt.decide(method, place, rows[row], layer, self.num_layers, moment, evidence)
                 if all(decision.is_identity for decision in decisions):
                     continue
-                lifted = prompt.apply(decisions, method)
-                rows[row] = lifted.to(hidden.device).apply(rows[row])
+                with stage("apply"):
+                    lifted = prompt.apply(decisions, method)
+                    rows[row] = lifted.to(hidden.device).apply(rows[row])
                 totals[row] = totals[row].then(lifted)
                 renumbered |= method.positions_inside == "renumber"
         if all(total.is_identity for total in totals):
             return hidden
-        self.deepstack = [self._reduce_rows(each, totals, width) for each in self.deepstack]
-        hidden = left_padded(rows)
-        self.current = self._layer_input(totals, width, hidden, renumbered)
+        with stage("apply"):
+            self.deepstack = [self._reduce_rows(each, totals, width) for each in self.deepstack]
+            hidden = left_padded(rows)
+            self.current = self._layer_input(totals, width, hidden, renumbered)
         return hidden
 
     def _reduce_rows(

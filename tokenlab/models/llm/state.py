@@ -14,7 +14,7 @@ from tokenlab.compressors.base import SampleNoise, State
 from tokenlab.compressors.stages import LayerReduction, LayerView, Moment
 from tokenlab.errors import failing_sample
 from tokenlab.functional.attention import Attention
-from tokenlab.models.counter import MethodFlops
+from tokenlab.models.counter import MethodWork
 from tokenlab.reduction import Reduction
 from tokenlab.tokens import Evidence, VisualTokens
 from tokenlab.tokens.sequence import TokenLayout
@@ -103,7 +103,7 @@ class PromptState:
         """
         decisions = []
         for number, tokens in enumerate(self.media):
-            work = MethodFlops()
+            work = MethodWork()
             if method.temporal and tokens.is_image:
                 decisions.append(Reduction.identity(tokens.num_tokens))
             else:
@@ -125,7 +125,7 @@ class PromptState:
                     decision, self.states[key] = method.reduce_layer(view, self.states.get(key))
                     decisions.append(decision.settle(method.order, tokens.num_tokens))
             drops = method.separators == "drop"
-            applied = AppliedReduction("layers", method.name, number, decisions[-1], layer, drops, work.total)
+            applied = AppliedReduction("layers", method.name, number, decisions[-1], layer, drops, work.flops)
             self.trace += Trace(reductions=(applied,))
         return decisions
 

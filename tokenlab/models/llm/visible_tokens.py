@@ -12,7 +12,7 @@ from tokenlab.compressors.evidence import StepAttention
 from tokenlab.compressors.pipeline import LayerPlan
 from tokenlab.compressors.stages import CacheReduction, CacheView
 from tokenlab.errors import failing_sample
-from tokenlab.models.counter import MethodFlops
+from tokenlab.models.counter import MethodWork
 from tokenlab.models.hf import KVTransform
 from tokenlab.models.llm.state import PromptState
 from tokenlab.tokens import Evidence
@@ -88,9 +88,9 @@ class VisibleTokens:
             seen = torch.isin(origin, medium.visual) & ~torch.isin(origin, self.masked[row])
             visual = seen.nonzero()[:, 0]
             evidence = {} if attention is None else self._evidence(prompt, attention[row], index)
-            with MethodFlops() as work:
+            with MethodWork() as work:
                 kept = self._decide(method, place, prompt, number, index, visual, evidence)
-            self.flops[row] += work.total
+            self.flops[row] += work.flops
             skipped = torch.ones(len(visual), dtype=torch.bool)
             skipped[kept] = False
             self.masked[row] = torch.cat([self.masked[row], origin[visual[skipped]]])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,6 @@ from tokenlab.errors import UserError
 from tokenlab.models.checkpoint import load_config, load_model, load_processor
 from tokenlab.models.families import Family
 from tokenlab.models.settings import MLLM
-from tokenlab.trace import synchronise
 
 KINDS = ("clip", "siglip")
 
@@ -69,8 +67,8 @@ class AuxiliaryClip(nn.Module):
     @torch.inference_mode()
     def read(
         self, frames: Frames, places: Int[Tensor, "n 3"], cropped: bool, layers: Sequence[int]
-    ) -> tuple[list[Float[Tensor, "n e"]], float]:
-        """The clip's patches in the joint space, on its token grid, layer by layer, and the milliseconds it took.
+    ) -> list[Float[Tensor, "n e"]]:
+        """The clip's patches in the joint space, on its token grid, layer by layer.
 
         Args:
             frames: The pictures; an image may lie on the grid several times, at several sizes.
@@ -79,7 +77,6 @@ class AuxiliaryClip(nn.Module):
                 not, CLIP is shown all of it, too.
             layers: Whose output is taken into that space, from the end.
         """
-        started = time.perf_counter()
         side = self.model.config.vision_config.image_size
         whole = {} if cropped else {"do_center_crop": False, "size": {"height": side, "width": side}}
         pixels = self.processor.image_processor(list(frames.pixels), return_tensors="pt", **whole)["pixel_values"]
@@ -88,8 +85,7 @@ class AuxiliaryClip(nn.Module):
             rows = round(embedded.shape[1] ** 0.5)
             on_square = embedded.float().unflatten(1, (rows, rows)).movedim(-1, 1)
             tokens.append(onto_grid(on_square, places, frames.is_image))
-        synchronise(self.model.device)
-        return tokens, 1000 * (time.perf_counter() - started)
+        return tokens
 
     @torch.inference_mode()
     def embed_frames(self, frames: Frames) -> Float[Tensor, "t e"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,11 +19,10 @@ from tokenlab.models.families import Family, MediaSpec, as_rows
 from tokenlab.models.families.grids import grid_shape
 from tokenlab.models.families.media import ProcessorOutput
 from tokenlab.models.vision.auxiliary import AuxiliaryClip
-from tokenlab.models.vision.evidence import PoolingHead, Spent, read_evidence, read_pixel_change, record_evidence
+from tokenlab.models.vision.evidence import PoolingHead, read_evidence, read_pixel_change, record_evidence
 from tokenlab.models.vision.tower import BlockNoise, TowerReductions, TowerRun, blocks_read
 from tokenlab.models.vision.tower_hooks import TowerHooks
 from tokenlab.tokens import Evidence, VisualTokens
-from tokenlab.trace import synchronise
 
 ALIGNED, PIXEL_CHANGE = TokenEmbeddings("llm"), PixelChange()
 
@@ -39,8 +37,7 @@ class Encoded:
         deepstack: The same for every LLM layer that adds features of further tower layers.
         tokens: Its grid tokens, with the evidence read from the tower.
         processed: What the processor made of the medium.
-        milliseconds: Tower and projector, and the processor where it ran for this.
-        spent: What each piece of evidence took besides; charged to the arms that need it.
+        spent: FLOPs of each piece of evidence; those of the arms that look at it.
         tower: What a method left inside the tower, if there was one.
     """
 
@@ -49,19 +46,12 @@ class Encoded:
     deepstack: list[Float[Tensor, "n d"]]
     tokens: VisualTokens
     processed: ProcessorOutput
-    milliseconds: float
-    spent: dict[Evidence, Spent]
+    spent: dict[Evidence, int]
     tower: TowerReductions | None = None
-
-    def charge(self, needs: Collection[Evidence]) -> float:
-        """Milliseconds that an arm with these needs is charged; an auxiliary CLIP reads a medium once for all."""
-        spent = {need: self.spent[need].milliseconds for need in needs if need in self.spent}
-        by_clip = max((spent.pop(need) for need in joint_needs(spent)), default=0.0)
-        return self.milliseconds + by_clip + sum(spent.values())
 
     def evidence_flops(self, needs: Collection[Evidence]) -> int:
         """FLOPs of the evidence that an arm with these needs looks at."""
-        return sum(self.spent[need].flops for need in needs if need in self.spent)
+        return sum(self.spent.get(need, 0) for need in needs)
 
 
 @torch.inference_mode()
@@ -83,13 +73,11 @@ def encode(
         method: A method inside the tower and its noise, if there is one.
         head: The tower's pooling head, where there is one.
     """
-    started = time.perf_counter()
     spec = processed.spec
     inputs = {name: _onto(model, value) for name, value in processed.inputs.items()}
     tower = None if method is None else _tower_hooks(model, family, spec, *method)
     with record_evidence(model, family, spec, needs, tower, head is not None) as record:
         output = spec.encode(model, inputs)
-    synchronise(model.device)
     features = as_rows(output.pooler_output)
     if not bool(torch.isfinite(features).all()):
         raise SampleError("the vision tower's output is not finite (NaN or infinite pixels?)")
@@ -101,17 +89,15 @@ def encode(
     places = places[on_grid] if left is None else places[on_grid][left.reduction.anchor]
     found, spent = read_evidence(record, model, family, processed, left, head, needs)
     if PIXEL_CHANGE in needs:
-        found[PIXEL_CHANGE], spent[PIXEL_CHANGE] = read_pixel_change(model.config, processed)
+        found[PIXEL_CHANGE] = read_pixel_change(model.config, processed)
     evidence = {need: value.to(values.device) for need, value in found.items()}
     if ALIGNED in needs:
         evidence[ALIGNED] = values
     tiles = {} if left is not None else _tiles(model.config, processed, values.device)
     is_image, grid = spec is family.image, grid_shape(processed.places)
     tokens = VisualTokens(values, places, grid, evidence, is_image=is_image, **tiles)
-    elapsed = 1000 * (time.perf_counter() - started)
     deepstack = [as_rows(layer) for layer in getattr(output, "deepstack_features", None) or []]
-    elapsed -= sum(each.milliseconds for each in spent.values())
-    return Encoded(output, rows, deepstack, tokens, processed, elapsed, spent, left)
+    return Encoded(output, rows, deepstack, tokens, processed, spent, left)
 
 
 def joint_needs(needs: Collection[Evidence]) -> list[TokenEmbeddings]:
@@ -132,12 +118,12 @@ def with_joint_embeddings(
         needs: By which of its layers.
     """
     places = encoded.processed.places
-    read, milliseconds = clip.read(frames, places[places[:, 0] >= 0], cropped, [need.layer for need in needs])
+    read = clip.read(frames, places[places[:, 0] >= 0], cropped, [need.layer for need in needs])
     found = {need: rows.to(encoded.tokens.values.device) for need, rows in zip(needs, read, strict=True)}
     if encoded.tower is not None:
         found = {need: encoded.tower.reduction.apply(rows, need.combine) for need, rows in found.items()}
     tokens = replace(encoded.tokens, evidence={**encoded.tokens.evidence, **found})
-    return replace(encoded, tokens=tokens, spent={**encoded.spent, **dict.fromkeys(needs, Spent(milliseconds))})
+    return replace(encoded, tokens=tokens)
 
 
 def _tiles(config: PretrainedConfig, processed: ProcessorOutput, device: torch.device) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +22,8 @@ from tokenlab.compressors.evidence import (
     TowerKeys,
     TowerLogits,
 )
-from tokenlab.models.counter import MethodFlops
+from tokenlab.models.clock import stage
+from tokenlab.models.counter import MethodWork
 from tokenlab.models.families import Family, MediaSpec
 from tokenlab.models.families.grids import Calls
 from tokenlab.models.families.media import ProcessorOutput
@@ -33,7 +33,6 @@ from tokenlab.models.vision.attention import attention_logits, cls_attention, me
 from tokenlab.models.vision.tower import TowerReductions
 from tokenlab.models.vision.tower_hooks import TowerHooks, active_tower
 from tokenlab.tokens import Evidence
-from tokenlab.trace import synchronise
 
 PROJECTOR_INPUT = ProjectorInput()
 OfBlock = TowerAttention | TowerLogits | TowerKeys
@@ -44,19 +43,6 @@ LAST_BLOCK = TowerFeatures(layer=-1)
 
 PoolingHead = Callable[[Float[Tensor, "t p d"]], tuple[Float[Tensor, "t d"], Float[Tensor, "t p"]]]
 """A tower's pooling head: what it makes of each frame, and what it pays each of its patches."""
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What a piece of evidence took.
-
-    Attributes:
-        milliseconds: Of wall time.
-        flops: Of products; what an auxiliary encoder computes is priced with it.
-    """
-
-    milliseconds: float
-    flops: int = 0
 
 
 @dataclass
@@ -157,16 +143,14 @@ def read_evidence(
     reductions: TowerReductions | None,
     head: PoolingHead | None,
     needs: frozenset[Evidence],
-) -> tuple[dict[Evidence, Tensor], dict[Evidence, Spent]]:
-    """Evidence on the token grid, or on what a method in the tower left of it; and what each took."""
+) -> tuple[dict[Evidence, Tensor], dict[Evidence, int]]:
+    """Evidence on the token grid, or on what a method in the tower left of it; and the FLOPs of each."""
     evidence: dict[Evidence, Tensor] = {}
-    spent: dict[Evidence, Spent] = {}
+    spent: dict[Evidence, int] = {}
     if record is None:
         return evidence, spent
     for need in record.needs(needs):
-        synchronise(model.device)
-        started = time.perf_counter()
-        with MethodFlops() as work:
+        with MethodWork() as work:
             calls = record.calls(need, family, head)
             if not need.per_token:
                 rows = torch.cat(list(calls))
@@ -176,17 +160,16 @@ def read_evidence(
                 to_grid = processed.spec.projector_to_grid if need == PROJECTOR_INPUT else processed.spec.to_grid
                 rows = to_grid(model, processed.inputs, calls)
         evidence[need] = rows[:, 0] if need.axes == "n" else rows
-        synchronise(model.device)
-        spent[need] = Spent(1000 * (time.perf_counter() - started), 0 if need in POOLED else work.total)
+        spent[need] = 0 if need in POOLED else work.flops  # the pooling head is priced with the auxiliary encoders
     return evidence, spent
 
 
-def read_pixel_change(config: PretrainedConfig, processed: ProcessorOutput) -> tuple[Float[Tensor, " n"], Spent]:
-    """How far the pixels of each token are from those a step before, from black to white 1; and what it took."""
-    started, find = time.perf_counter(), processed.spec.pixel_change
+def read_pixel_change(config: PretrainedConfig, processed: ProcessorOutput) -> Float[Tensor, " n"]:
+    """How far the pixels of each token are from those a step before, from black to white 1."""
+    find = processed.spec.pixel_change
     assert find is not None, "elsewhere a method that asks for it is refused"
-    change = (find(config, processed.inputs) * torch.tensor(processed.pixel_std)).mean(1)
-    return change, Spent(1000 * (time.perf_counter() - started))
+    with stage("decide"):
+        return (find(config, processed.inputs) * torch.tensor(processed.pixel_std)).mean(1)
 
 
 def _in_tower(need: Evidence) -> TypeGuard[OfBlock]:

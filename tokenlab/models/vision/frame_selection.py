@@ -14,6 +14,7 @@ from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.compressors.stages import FrameSelection, FrameView
 from tokenlab.data.samples import Frames, Sample
 from tokenlab.errors import failing_sample
+from tokenlab.models.clock import stage
 from tokenlab.tokens import Evidence
 from tokenlab.trace import AppliedReduction, Trace
 
@@ -50,7 +51,7 @@ def select_from_media(
             generator = SampleNoise(seed, sample.uid).generator(place, number, "frames")
             seconds = torch.from_numpy(frames.seconds)
             view = FrameView(len(frames.numbers), seconds, sample.question, evidence, generator)
-            with failing_sample(method.name):
+            with failing_sample(method.name), stage("decide"):
                 chosen = method.select_frames(view).settle(method.order, view.num_frames)
             media[number] = frames.at(chosen.anchor.numpy())
             trace += Trace(reductions=(AppliedReduction("frames", method.name, number, chosen),))

@@ -12,7 +12,8 @@ from tokenlab.compressors.base import SampleNoise, TokenCompressor
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.compressors.stages import GridReduction, GridView, TowerReduction
 from tokenlab.errors import failing_sample
-from tokenlab.models.counter import MethodFlops
+from tokenlab.models.clock import stage
+from tokenlab.models.counter import MethodWork
 from tokenlab.models.vision.encode import ALIGNED, Encoded
 from tokenlab.models.vision.evidence import PROJECTOR_INPUT
 from tokenlab.reduction import Reduction
@@ -65,7 +66,7 @@ def reduce_on_grid(
     for place, method in pipeline.placed(GridReduction).items():
         decided = Decided(method, [], [])
         for number, tokens in enumerate(media):
-            work = MethodFlops()
+            work = MethodWork()
             if method.temporal and tokens.is_image:
                 decision = Reduction.identity(tokens.num_tokens)
             else:
@@ -73,9 +74,11 @@ def reduce_on_grid(
                 with failing_sample(method.name), work:
                     decision = method.reduce_grid(view).settle(method.order, tokens.num_tokens)
             decided.reductions.append(decision)
-            decided.flops.append(work.total)
+            decided.flops.append(work.flops)
         before = projector if method.merges_before_projector else None
-        media = [_apply(decision, tokens, before) for tokens, decision in zip(media, decided.reductions, strict=True)]
+        with stage("apply"):
+            pairs = zip(media, decided.reductions, strict=True)
+            media = [_apply(decision, tokens, before) for tokens, decision in pairs]
         decisions.append(decided)
     return media, decisions
 

@@ -16,7 +16,7 @@ from tokenlab.compressors.base import SampleNoise, State
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.compressors.stages import BlockView, TowerReduction
 from tokenlab.errors import UserError, failing_sample
-from tokenlab.models.counter import MethodFlops
+from tokenlab.models.counter import MethodWork
 from tokenlab.reduction import Reduction
 from tokenlab.trace import BlockTokens
 
@@ -122,7 +122,7 @@ class TowerRun:
         self.tokens: list[tuple[int, int]] = []
         self.size: Float[Tensor, "t n"] = torch.empty(0, 0)  # patches that each token stands for
         self.merged = False
-        self.work = MethodFlops()
+        self.work = MethodWork()
 
     def reduce(
         self,
@@ -181,7 +181,7 @@ class TowerRun:
         reductions = tuple(reduction.to(device) for reduction in self.reductions)
         frames, left = self.size.shape
         tokens = (*self.tokens, (left, left))
-        return TowerReductions(self.method, frames, self.protected, self.depth, reductions, tokens, self.work.total)
+        return TowerReductions(self.method, frames, self.protected, self.depth, reductions, tokens, self.work.flops)
 
 
 def check_frames(reduction: Reduction, name: str, frames: int, tokens: int) -> Reduction:

@@ -1,0 +1,73 @@
+"""Latency: arms in random order on the same questions, each from decoded frames on, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from random import Random
+
+from tokenlab.compressors.pipeline import Pipeline
+from tokenlab.data.samples import Clip, Sample
+from tokenlab.errors import SampleError
+from tokenlab.models.clock import stopwatch
+from tokenlab.models.counter import AttentionKernels
+from tokenlab.models.encode_cache import EncodeCache
+from tokenlab.models.mllm import LoadedModel
+from tokenlab.models.request import Answer
+
+
+@dataclass(frozen=True)
+class TimedAnswer:
+    """One question, answered once by one arm and by itself.
+
+    Attributes:
+        arm: The arm.
+        answer: What it says; with an error there are no times.
+        milliseconds: By stage, from the file to the answer's last token.
+        steps: Milliseconds of each decode step.
+        kernels: Torch's operators that computed attention while the arm warmed up.
+    """
+
+    arm: str
+    answer: Answer
+    milliseconds: dict[str, float]
+    steps: tuple[float, ...]
+    kernels: tuple[str, ...] = ()
+
+
+Question = tuple[Clip, Sample, Mapping[str, Pipeline]]
+"""One question about a clip, and the arms that are to answer it."""
+
+
+def time_arms(
+    loaded: LoadedModel, questions: Iterable[Question], seed: int = 0, warm_up: int = 1
+) -> Iterator[TimedAnswer]:
+    """Answers each question once with every arm, in an order drawn anew for each question.
+
+    Nothing is at hand that another arm or question has computed, and no arm's needs are seen to but its own. FLOPs are
+    not counted meanwhile.
+
+    Args:
+        loaded: The model.
+        questions: What is asked, and of which arms.
+        seed: Of the order.
+        warm_up: How often an arm answers its first question before it is measured.
+    """
+    draw, kernels = Random(seed), dict[str, AttentionKernels]()
+    for clip, sample, arms in questions:
+        for arm in arms.keys() - kernels.keys():
+            kernels[arm] = AttentionKernels()
+            for _ in range(warm_up):
+                with kernels[arm]:
+                    _answer(loaded, clip, sample, arm, arms[arm])
+        for arm in draw.sample(list(arms), len(arms)):
+            yield replace(_answer(loaded, clip, sample, arm, arms[arm]), kernels=tuple(sorted(kernels[arm].names)))
+
+
+def _answer(loaded: LoadedModel, clip: Clip, sample: Sample, arm: str, pipeline: Pipeline) -> TimedAnswer:
+    with stopwatch(loaded.model.device) as watch:
+        try:
+            (answer,) = loaded.generate([loaded.prepare(clip, sample, pipeline, EncodeCache(pipeline.needs()))])
+        except SampleError as error:
+            answer = Answer(sample, error=str(error))
+    return TimedAnswer(arm, answer, {"file": clip.decode_milliseconds, **watch.milliseconds}, tuple(watch.steps))
