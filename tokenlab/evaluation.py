@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -15,8 +16,8 @@ from lightning.pytorch.plugins import Precision
 from tokenlab.compressors import Pipeline, TokenCompressor
 from tokenlab.compressors.pipeline import fingerprint
 from tokenlab.data.module import SPLITS, ClipEntry, first_questions
-from tokenlab.data.samples import Clip, Sample
-from tokenlab.errors import UserError
+from tokenlab.data.samples import Clip, Frames, Sample
+from tokenlab.errors import SampleError, UserError
 from tokenlab.metrics.answers import exact_match
 from tokenlab.metrics.choices import read_choice
 from tokenlab.metrics.record import Milliseconds, Record
@@ -30,13 +31,15 @@ from tokenlab.models.families.support import check_pipelines
 from tokenlab.models.hf import windows_of
 from tokenlab.models.latency import TimedAnswer, time_arms
 from tokenlab.models.mllm import LoadedModel
-from tokenlab.models.request import Answer
+from tokenlab.models.request import Answer, in_order
 from tokenlab.models.settings import MLLM
 from tokenlab.models.vision.auxiliary import check_auxiliary
 from tokenlab.models.vision.frame_selection import FRAME_SCORES
 from tokenlab.report.console import followed
 from tokenlab.report.environment import Environment
+from tokenlab.report.overlay import Pictures
 from tokenlab.report.run_folder import RunFolder
+from tokenlab.report.sidecar import AnswerTokens
 from tokenlab.trace import Trace
 
 
@@ -101,6 +104,8 @@ class Evaluation(LightningModule):
                 device, kernel, weights_fingerprint(self.loaded.model), {arm.name: arm.hash for arm in self.arms}
             )
         )
+        by_uid = {sample.uid: entry for entry in planned for sample in entry.samples}
+        run.pictures_of = partial(self.pictures_of, by_uid)
         if run.records:
             self.num_failed = sum(record.status == "failed" for record in run.records)
             self._lightning.datamodule.ask_only(SPLITS[stage], self._without_recorded(planned))
@@ -127,7 +132,7 @@ class Evaluation(LightningModule):
             for answer in self.loaded.answer([clip for clip in left if clip.samples], arm.pipeline, cache):
                 record = self.record(arm, answer)
                 self.num_failed += record.status == "failed"
-                self.run_folder.write(record)
+                self.run_folder.write(record, self._tokens_of(arm, answer))
                 self.tokens_read += record.prefill_tokens + answer.padding
                 self.tokens_padded += answer.padding
         self.run_folder.padding_waste = self.tokens_padded / max(1, self.tokens_read)
@@ -150,6 +155,29 @@ class Evaluation(LightningModule):
         left = [replace(entry, samples=tuple(filter(self._left, entry.samples))) for entry in entries]
         return [entry for entry in left if entry.samples]
 
+    def _tokens_of(self, arm: Arm, answer: Answer) -> AnswerTokens | None:
+        """What became of an answer's tokens, if the run keeps that."""
+        uid = answer.sample.uid
+        if answer.trace is None or not self.run_folder.wants_tokens_of(uid):
+            return None
+        return AnswerTokens.of(uid, arm.name, answer.ids, answer.trace)
+
+    def pictures_of(self, entries: Mapping[str, ClipEntry], uid: str) -> list[Pictures]:
+        """What a question's media look like to the tower; raises SampleError where they cannot be read."""
+        clip = self._lightning.datamodule.read(entries[uid])
+        if clip.media is None:
+            raise SampleError(clip.error or "no media")
+        (sample,) = (each for each in clip.samples if each.uid == uid)
+        shown = [clip.media[part] for part in in_order(sample, clip) if isinstance(part, int)]
+        return [self._seen(frames) for frames in shown]
+
+    def _seen(self, frames: Frames) -> Pictures:
+        """What one medium looks like to the tower."""
+        media = self.loaded.media
+        processed = media.process(frames)
+        pictures = media.pictures(processed)
+        return Pictures(list(pictures.pixels), pictures.numbers, pictures.is_image, media.is_cropped(processed))
+
     def record(self, arm: Arm, answer: Answer) -> Record:
         """What is kept of one answer."""
         sample = answer.sample
@@ -162,6 +190,7 @@ class Evaluation(LightningModule):
             "question": sample.question,
             "expected": list(sample.answers),
             "options": list(sample.options),
+            "pipeline": arm.pipeline.describe(),
             "positions": [compressor.positions for compressor in arm.pipeline.active],
             "frames_by_question": FRAME_SCORES in arm.pipeline.needs(),
         }

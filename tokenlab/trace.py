@@ -12,6 +12,9 @@ import torch
 
 from tokenlab.reduction import Reduction
 
+KEPT, GATHERED, MERGED, DROPPED = "#+-."
+"""A token's fate: it stays as it is, it stands for several, it went into another, or it is gone."""
+
 BlockTokens = tuple[tuple[int, int], ...]
 """Per tower block: (tokens into attention, tokens into MLP) of one frame, and at the end what is left, twice.
 
@@ -40,11 +43,15 @@ class MediumTrace:
         grid_tokens: Tokens on its token grid, had no frame been left out.
         separators: Visual tokens outside the grid, such as newlines.
         is_image: Whether it is an image.
+        frames: Numbers of the frames that were encoded.
+        shapes: Rows and columns of each frame of the token grid that they became.
     """
 
     grid_tokens: int
     separators: int = 0
     is_image: bool = False
+    frames: tuple[int, ...] = ()
+    shapes: tuple[tuple[int, int], ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -59,6 +66,7 @@ class Trace:
     Attributes:
         media: The media before any reduction.
         reductions: The reductions, in the order in which they were applied.
+        left: Per medium, all reductions of its token grid as one. Empty: nothing was reduced.
         prompt_tokens: Length of the sequence that the untouched model would read.
         prefill_tokens: Length of the sequence that the LLM read.
         grids: Per medium, its token grid as the tower made it, after frame selection.
@@ -82,6 +90,7 @@ class Trace:
 
     media: tuple[MediumTrace, ...] = ()
     reductions: tuple[AppliedReduction, ...] = ()
+    left: tuple[Reduction, ...] = ()
     prompt_tokens: int = 0
     prefill_tokens: int = 0
     grids: tuple[tuple[int, int, int], ...] = ()
@@ -110,6 +119,18 @@ class Trace:
     def method_flops(self) -> int:
         """FLOPs of the methods' own work, in matrix products as torch counts them."""
         return self.evidence_flops + sum(applied.flops for applied in self.reductions) + sum(self.step_flops)
+
+    def fates(self, number: int) -> str:
+        """What became of each token on a medium's token grid, in raster order, a letter a token."""
+        num_tokens = sum(rows * columns for rows, columns in self.media[number].shapes)
+        if not self.left:
+            return KEPT * num_tokens
+        left, fates = self.left[number], [DROPPED] * num_tokens
+        for token in left.member.tolist():
+            fates[token] = MERGED
+        for token, members in zip(left.anchor.tolist(), left.lengths.tolist(), strict=True):
+            fates[token] = GATHERED if members else KEPT
+        return "".join(fates)
 
     @property
     def visual_tokens_in(self) -> int:

@@ -22,10 +22,11 @@ def exact_match(answer: str, expected: str) -> bool:
 
     Composed and decomposed spellings are one (Unicode, section 3.13, canonical caseless matching).
     """
-    return _normalise(answer) == _normalise(expected)
+    return normalised(answer) == normalised(expected)
 
 
-def _normalise(text: str) -> str:
+def normalised(text: str) -> str:
+    """An answer in the form in which answers are compared."""
     text = normalize("NFD", normalize("NFD", text).casefold()).translate(INVISIBLE)
     return " ".join(text.split()).removesuffix(".").rstrip()
 

@@ -52,6 +52,7 @@ class Comparison:
 
     Attributes:
         answers: Over the questions that both have been asked.
+        by_type: By question type, the difference of accuracy in percentage points, with its interval.
         agreement: Share of the baseline's answers that the arm repeats, right or wrong; a failed sample does not.
         flops_ratio: Mean FLOPs / the baseline's, over the samples that both answered; below 1 is cheaper.
         causal_flops_ratio: The same of FLOPs that no mask hides.
@@ -59,6 +60,7 @@ class Comparison:
     """
 
     answers: PairedAnswers | None
+    by_type: dict[str, Difference]
     agreement: float | None
     flops_ratio: float | None
     causal_flops_ratio: float | None
@@ -94,8 +96,12 @@ def _compare(
         ours, theirs = (float(sum(value(pair[side]) for pair in answered)) for side in (0, 1))
         return ratio_of(ours, theirs)
 
+    types: dict[str, list[tuple[Record, Record]]] = {}
+    for pair in _scored(records, baseline):
+        types.setdefault(pair[0].type, []).append(pair)
     return Comparison(
         answers=answers,
+        by_type={type_: _points(types[type_], level) for type_ in sorted(types)},
         agreement=fmean(_same_answer(*pair) for pair in referenced) if referenced else None,
         flops_ratio=ratio(lambda r: r.flops.total),
         causal_flops_ratio=ratio(lambda r: r.flops.causal),
@@ -107,16 +113,15 @@ def _paired_answers(
     records: Sequence[Record], baseline: Mapping[str, Record], level: float, margin: float
 ) -> PairedAnswers | None:
     """None where no question of both has a right answer."""
-    pairs = [pair for pair in _pairs(records, baseline) if pair[0].is_scored]
+    pairs = _scored(records, baseline)
     if not pairs:
         return None
-    ours, theirs = ([pair[side].is_right for pair in pairs] for side in (0, 1))
-    clusters = [record.cluster for record, _ in pairs]
-    share = paired_difference(ours, theirs, clusters, level)
-    verdict, p = non_inferiority(share, margin / 100), p_value(share, level)
+    ours, theirs, clusters = _right(pairs)
+    points = _points(pairs, level)
+    verdict, p = non_inferiority(points, margin), p_value(points, level)
     undecided = verdict == "cannot tell"
     return PairedAnswers(
-        points=replace(share, mean=100 * share.mean, low=100 * share.low, high=100 * share.high),
+        points=points,
         p=p,
         p_holm=p,
         mcnemar=mcnemar_midp(ours, theirs),
@@ -125,6 +130,23 @@ def _paired_answers(
         verdict=verdict,
         samples_needed=samples_needed(ours, theirs, clusters, margin / 100, level=level) if undecided else None,
     )
+
+
+def _points(pairs: Sequence[tuple[Record, Record]], level: float) -> Difference:
+    """The difference of accuracy in percentage points."""
+    share = paired_difference(*_right(pairs), level)
+    return replace(share, mean=100 * share.mean, low=100 * share.low, high=100 * share.high)
+
+
+def _right(pairs: Sequence[tuple[Record, Record]]) -> tuple[list[bool], list[bool], list[str]]:
+    """Whether the arm is right, whether the baseline is, and the question's video."""
+    ours, theirs = ([pair[side].is_right for pair in pairs] for side in (0, 1))
+    return ours, theirs, [record.cluster for record, _ in pairs]
+
+
+def _scored(records: Sequence[Record], baseline: Mapping[str, Record]) -> list[tuple[Record, Record]]:
+    """Pairs where somebody knows what is right."""
+    return [pair for pair in _pairs(records, baseline) if pair[0].is_scored]
 
 
 def _pairs(records: Sequence[Record], baseline: Mapping[str, Record]) -> list[tuple[Record, Record]]:

@@ -96,6 +96,7 @@ class Record:
         expected: Each answer that is right; empty where nobody knows. Letters where there are options.
         options: What there was to choose from; `choice` is the letter that the answer chooses, None for no choice.
         correct: None where nobody knows what is right.
+        pipeline: The arm's compressors with all their parameters: `[{"topic": {"retention_ratio": 0.5, ...}}]`.
         positions: Position policy of each step of the pipeline, in order; empty for the untouched model.
         tokens_after: Visual tokens left after each step of the pipeline: `[["first", 256], ["second", 64]]`.
         prompt_tokens: Length of the sequence the untouched model would read.
@@ -124,6 +125,7 @@ class Record:
     options: list[str] = field(default_factory=list)
     choice: str | None = None
     correct: bool | None = None
+    pipeline: list[dict[str, dict]] = field(default_factory=list)
     positions: list[str] = field(default_factory=list)
     visual_tokens_in: int = 0
     visual_tokens_out: int = 0

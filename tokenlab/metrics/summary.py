@@ -62,6 +62,7 @@ class ArmSummary:
     """One arm's row.
 
     Attributes:
+        pipeline: Its compressors with all their parameters.
         positions: Position policy of each step of the pipeline.
         n: Samples, failed ones included.
         failed: Failed samples; they count as wrong.
@@ -78,6 +79,7 @@ class ArmSummary:
 
     arm: str
     arm_hash: str
+    pipeline: tuple[dict[str, dict], ...]
     positions: tuple[str, ...]
     n: int
     failed: int
@@ -90,6 +92,17 @@ class ArmSummary:
     latency: Latency | None
     changed_by_batch: float | None
     against_baseline: Comparison | None
+
+    @property
+    def method(self) -> str:
+        """Names of its compressors, in order."""
+        return " + ".join(name for step in self.pipeline for name in step)
+
+    @property
+    def ratio(self) -> str:
+        """The budgets that they were set to, in order, where they have one."""
+        found = [parameters.get("retention_ratio") for step in self.pipeline for parameters in step.values()]
+        return " x ".join(f"{each:g}" for each in found if isinstance(each, float | int))
 
 
 @dataclass(frozen=True)
@@ -216,6 +229,7 @@ def _arm_summary(records: list[Record], against: Comparison | None, level: float
     return ArmSummary(
         arm=records[0].arm,
         arm_hash=records[0].arm_hash,
+        pipeline=tuple(records[0].pipeline),
         positions=tuple(records[0].positions),
         n=len(records),
         failed=len(records) - len(answered),

@@ -289,7 +289,7 @@ class LoadedModel:
             noise = SampleNoise(self.seed, request.sample.uid)
             assert prompt.original_positions is not None, "prompts that are reduced inside the LLM have positions"
             media = [tokens.showing(plan.needs) for tokens in prompt.media]
-            states.append(PromptState(prompt.layout, prompt.original_positions, media, noise))
+            states.append(PromptState(prompt.layout, prompt.original_positions, media, noise, list(prompt.totals)))
         width, deepstack = arguments["input_ids"].shape[1], []
         if self.family.deepstack:
             shape = (len(prompts), width, self.config.get_text_config().hidden_size)
@@ -310,7 +310,7 @@ class LoadedModel:
             request.sample,
             text.strip(),
             tuple(ids[:length]),
-            request.trace + llm_trace(state, length),
+            request.trace + llm_trace(state, length, request.prompt.totals),
             padding=width - len(request.prompt.layout),
         )
 

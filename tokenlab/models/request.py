@@ -108,7 +108,13 @@ def original_size(candidates: Frames, selected: Frames, encoded: Encoded, medium
     scale = 1.0
     if len(candidates.numbers) > len(selected.numbers):
         scale = math.ceil(len(candidates.numbers) / per_step) / time_steps
-    return MediumTrace(round(len(medium.visual) * scale), len(medium.separators), candidates.is_image)
+    return MediumTrace(
+        round(len(medium.visual) * scale),
+        len(medium.separators),
+        candidates.is_image,
+        selected.numbers,
+        encoded.processed.frame_shapes,
+    )
 
 
 def unselected_tokens(

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from typing import Any
 
 from tokenlab.metrics.comparison import PairedAnswers
-from tokenlab.metrics.latency import QUESTIONS, Latency, Speedup, StageTimes
+from tokenlab.metrics.latency import QUESTIONS, Latency, StageTimes
 from tokenlab.metrics.summary import ArmSummary, Cost, Summary
 
 UNITS = ((1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs"))
 NOTHING = "-"
 BEST, DOMINATED = "*", "<"
+
+ANSWERS, SPEEDUP, MEAN = ("against_baseline", "answers"), ("against_baseline", "speedup"), ("latency", "mean")
+TOKENS_LEFT, FLOPS, KV_CACHE = ("cost", "visual_tokens_out"), ("cost", "flops", "total"), ("cost", "kv_cache_bytes")
+RATIO = ("against_baseline", "flops_ratio")
 
 
 @dataclass(frozen=True)
@@ -24,11 +29,13 @@ class Column:
         heading: May be broken into lines.
         cell: What stands there.
         rank: Where there is too little room, the column of the highest rank goes first.
+        path: Where the number lies in an arm's summary; empty for what is no number.
     """
 
     heading: str
     cell: Callable[[ArmSummary], str]
     rank: int = 0
+    path: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -47,24 +54,24 @@ def main_columns(summary: Summary, decimals: int | None = 1) -> list[Column]:
     level = "" if decimals is None else f"\n[{summary.level:.0%}]"
     columns = [
         Column("", mark),
-        Column("visual\ntokens", lambda row: _of_cost(row, lambda cost: cost.visual_tokens_out), 2),
-        Column("kept\n%", lambda row: percent(row.cost.retention if row.cost else None)),
-        Column(f"accuracy %{level}", partial(_accuracy, decimals=decimals)),
-        Column(f"vs {summary.baseline}{level}", partial(_points, decimals=decimals), 1),
-        Column(f"loses\n< {summary.margin:g}", partial(_verdict, short=True), 4),
-        Column(f"{unit}\na query", lambda row: _of_cost(row, lambda cost: cost.flops.total / scale), 6),
-        Column(f"x\n{summary.baseline}", lambda row: number(_against(row, "flops_ratio"), ".3f"), 3),
-        Column("ms a\nquery", lambda row: _time(row, lambda latency: latency.mean.total), 7),
-        Column(f"speed-up{level}", partial(_total_speedup, decimals=decimals), 5),
+        Column("visual\ntokens", lambda row: _of_cost(row, lambda cost: cost.visual_tokens_out), 2, TOKENS_LEFT),
+        Column("kept\n%", lambda row: percent(row.cost.retention if row.cost else None), path=("cost", "retention")),
+        Column(f"accuracy %{level}", partial(_accuracy, decimals=decimals), path=("accuracy", "mean")),
+        Column(f"vs {summary.baseline}{level}", partial(_points, decimals=decimals), 1, (*ANSWERS, "points", "mean")),
+        Column(f"loses\n< {summary.margin:g}", partial(_verdict, short=True), 4, (*ANSWERS, "verdict")),
+        Column(f"{unit}\na query", lambda row: _of_cost(row, lambda cost: cost.flops.total / scale), 6, FLOPS),
+        Column(f"x\n{summary.baseline}", lambda row: number(_against(row, "flops_ratio"), ".3f"), 3, RATIO),
+        Column("ms a\nquery", lambda row: _time(row, lambda latency: latency.mean.total), 7, (*MEAN, "total")),
+        Column(f"speed-up{level}", partial(_total_speedup, decimals=decimals), 5, (*SPEEDUP, "total", "mean")),
     ]
     if len({row.n for row in summary.arms}) > 1:
-        columns.append(Column("asked", lambda row: str(row.n)))
+        columns.append(Column("asked", lambda row: str(row.n), path=("n",)))
     if any(row.failed for row in summary.arms):
-        columns.append(Column("failed", lambda row: str(row.failed)))
+        columns.append(Column("failed", lambda row: str(row.failed), path=("failed",)))
     return columns
 
 
-def in_order(summary: Summary) -> list[ArmSummary]:
+def by_budget(summary: Summary) -> list[ArmSummary]:
     """Arms by budget, the baseline before all others of its own, and then by accuracy."""
 
     def place(row: ArmSummary) -> tuple[float, bool, float]:
@@ -79,21 +86,21 @@ def answer_columns(summary: Summary) -> list[Column]:
     if len(summary.types) < 2:
         return []
     columns = [_type_column(type_, summary) for type_ in summary.types]
-    return [*columns, Column("mean over types", lambda row: percent(row.mean_over_types))]
+    return [*columns, Column("mean over types", lambda row: percent(row.mean_over_types), path=("mean_over_types",))]
 
 
 def comparison_columns(summary: Summary) -> list[Column]:
     """Each arm's answers against the baseline's, question by question."""
     return [
-        Column("points", lambda row: _of_answers(row, lambda each: f"{each.points.mean:+.1f}")),
-        Column(f"{summary.level:.0%} from", lambda row: _of_answers(row, lambda each: f"{each.points.low:+.1f}")),
-        Column("to", lambda row: _of_answers(row, lambda each: f"{each.points.high:+.1f}")),
-        Column("p (Holm)", lambda row: _of_answers(row, lambda each: _p(each.p_holm))),
-        Column("lost", lambda row: _of_answers(row, lambda each: str(each.lost))),
-        Column("gained", lambda row: _of_answers(row, lambda each: str(each.gained))),
-        Column("p (McNemar)", lambda row: _of_answers(row, lambda each: _p(each.mcnemar))),
-        Column("same answer", lambda row: percent(_against(row, "agreement"))),
-        Column(f"loses < {summary.margin:g}", _verdict),
+        _answers_column("points", lambda each: f"{each.points.mean:+.1f}", "points", "mean"),
+        _answers_column(f"{summary.level:.0%} from", lambda each: f"{each.points.low:+.1f}", "points", "low"),
+        _answers_column("to", lambda each: f"{each.points.high:+.1f}", "points", "high"),
+        _answers_column("p (Holm)", lambda each: _p(each.p_holm), "p_holm"),
+        _answers_column("lost", lambda each: str(each.lost), "lost"),
+        _answers_column("gained", lambda each: str(each.gained), "gained"),
+        _answers_column("p (McNemar)", lambda each: _p(each.mcnemar), "mcnemar"),
+        Column("same answer", lambda row: percent(_against(row, "agreement")), path=("against_baseline", "agreement")),
+        Column(f"loses < {summary.margin:g}", _verdict, path=(*ANSWERS, "verdict")),
     ]
 
 
@@ -102,30 +109,39 @@ def stage_columns(summary: Summary) -> list[Column]:
     stages = [each.name for each in fields(StageTimes)]
     used = [name for name in stages if any(row.latency and getattr(row.latency.mean, name) for row in summary.arms)]
     return [
-        *(Column(name, partial(_time, value=partial(_stage_mean, name))) for name in used),
-        Column("total p50", lambda row: _time(row, lambda latency: latency.median.total)),
-        Column("total p95", lambda row: _time(row, lambda latency: latency.p95.total)),
-        Column("step p50", lambda row: _time(row, lambda latency: latency.step_median)),
-        Column("step p95", lambda row: _time(row, lambda latency: latency.step_p95)),
-        Column("MiB KV", lambda row: _of_cost(row, lambda cost: cost.kv_cache_bytes / 2**20)),
+        *(_time_column(name, "mean", name) for name in used),
+        _time_column("total p50", "median", "total"),
+        _time_column("total p95", "p95", "total"),
+        _time_column("step p50", "step_median"),
+        _time_column("step p95", "step_p95"),
+        Column("MiB KV", lambda row: _of_cost(row, lambda cost: cost.kv_cache_bytes / 2**20), path=KV_CACHE),
     ]
 
 
 def speedup_columns(summary: Summary) -> list[Column]:
     """What each arm saves of the baseline's time, and how much of what its FLOPs promise."""
     return [
-        Column("speed-up", lambda row: _speedup(row, lambda speedup: speedup.total.mean, "x")),
-        Column(f"{summary.level:.0%} from", lambda row: _speedup(row, lambda speedup: speedup.total.low)),
-        Column("to", lambda row: _speedup(row, lambda speedup: speedup.total.high)),
-        Column("prefill", lambda row: _speedup(row, lambda speedup: speedup.prefill.mean, "x")),
-        Column("realised", lambda row: _speedup(row, lambda speedup: speedup.realised)),
-        Column("causal", lambda row: _speedup(row, lambda speedup: speedup.realised_causal)),
+        _speedup_column("speed-up", "total", "mean"),
+        _speedup_column(f"{summary.level:.0%} from", "total", "low"),
+        _speedup_column("to", "total", "high"),
+        _speedup_column("prefill", "prefill", "mean"),
+        _speedup_column("realised", "realised"),
+        _speedup_column("causal", "realised_causal"),
     ]
 
 
 def reuse_columns() -> list[Column]:
     """Milliseconds a question, where one medium is asked about several times."""
     return [Column(f"{times}x", partial(_asked_times, times=times)) for times in QUESTIONS]
+
+
+def found(part: Any, path: Sequence[str]) -> Any:
+    """What lies at a path in a part of the summary; None where some part on the way is None."""
+    for name in path:
+        if part is None:
+            return None
+        part = part.get(name) if isinstance(part, dict) else getattr(part, name)
+    return part
 
 
 def mark(row: ArmSummary) -> str:
@@ -187,7 +203,7 @@ def _type_column(type_: str, summary: Summary) -> Column:
     def cell(row: ArmSummary) -> str:
         return percent(row.accuracy_by_type[type_].mean if type_ in row.accuracy_by_type else None)
 
-    return Column(f"{type_ or 'no type'} (n={n})", cell)
+    return Column(f"{type_ or 'no type'} (n={n})", cell, path=("accuracy_by_type", type_, "mean"))
 
 
 def _of_cost(row: ArmSummary, value: Callable[[Cost], float]) -> str:
@@ -199,17 +215,24 @@ def _time(row: ArmSummary, value: Callable[[Latency], float | None]) -> str:
     return NOTHING if found is None else three_digits(found)
 
 
-def _stage_mean(name: str, latency: Latency) -> float:
-    return getattr(latency.mean, name)
+def _time_column(heading: str, *path: str) -> Column:
+    return Column(heading, lambda row: _time(row, lambda latency: found(latency, path)), path=("latency", *path))
+
+
+def _speedup_column(heading: str, *path: str) -> Column:
+    def cell(row: ArmSummary) -> str:
+        speedup = None if row.against_baseline is None else row.against_baseline.speedup
+        return number(found(speedup, path), ".2f")
+
+    return Column(heading, cell, path=(*SPEEDUP, *path))
+
+
+def _answers_column(heading: str, cell: Callable[[PairedAnswers], str], *path: str) -> Column:
+    return Column(heading, lambda row: _of_answers(row, cell), path=(*ANSWERS, *path))
 
 
 def _asked_times(row: ArmSummary, times: int) -> str:
     return _time(row, lambda latency: dict(latency.by_questions)[times])
-
-
-def _speedup(row: ArmSummary, value: Callable[[Speedup], float | None], suffix: str = "") -> str:
-    speedup = None if row.against_baseline is None else row.against_baseline.speedup
-    return number(None if speedup is None else value(speedup), ".2f", suffix)
 
 
 def _against(row: ArmSummary, name: str) -> float | None:

@@ -66,6 +66,15 @@ class Environment:
             arms=arms,
         )
 
+    @property
+    def line(self) -> str:
+        """Versions and device, for a report."""
+        versions = ", ".join(
+            f"{name} {self.packages[name]}" for name in ("torch", "transformers") if name in self.packages
+        )
+        code = f" ({self.code})" if self.code else ""
+        return f"tokenlab {self.tokenlab}{code}, {versions}; {self.device}, {self.threads} threads, {self.system}"
+
     def to_json(self) -> str:
         """The text of `environment.json`."""
         return json.dumps(asdict(self), indent=2) + "\n"

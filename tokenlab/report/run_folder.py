@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from difflib import unified_diff
@@ -16,16 +17,21 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from tokenlab.errors import UserError
 from tokenlab.metrics.record import Record
-from tokenlab.metrics.summary import ArmSummary, Summary, read_records, summarise
+from tokenlab.metrics.summary import Summary, read_records, summarise
 from tokenlab.report.console import Terminal
 from tokenlab.report.environment import Environment
+from tokenlab.report.gallery import draw_gallery
+from tokenlab.report.html import PAGE, write_page
+from tokenlab.report.overlay import Pictures
+from tokenlab.report.scalars import log_summary
+from tokenlab.report.sidecar import TOKENS, AnswerTokens, read_tokens
 from tokenlab.report.terminal import terminal_report
 
 RECORDS = "records.jsonl"
 
 
 class RunFolder(Callback):
-    """Keeps config.yaml, records.jsonl, summary.json and the loggers' files of one run in one folder.
+    """Keeps config, environment, records, tokens, summary, report.html and the loggers' files of one run in one folder.
 
     The LightningModule hands each record to `write`. The summary is made in `teardown`, when progress bars are gone,
     or in `on_exception`, after Ctrl-C too; whichever comes first closes the records, so that it is made once.
@@ -35,6 +41,8 @@ class RunFolder(Callback):
         resume: Go on with a run that broke off in `folder`: what it has recorded is not asked again, and what it was
             made with must be the same. Where there is no such run it begins.
         verbose: Print all tables at the end, not the main one alone.
+        tokens: Of how many questions `tokens.jsonl` keeps what became of every visual token; the gallery of
+            `report.html` is chosen among them.
 
     Attributes:
         label: Names the default folder.
@@ -42,19 +50,27 @@ class RunFolder(Callback):
         questions_planned: How many questions the run will ask, to say how far an interrupted run came.
         padding_waste: Share of the positions that the LLM computed on padding, known at the end of the run.
         records: All records so far.
+        pictures_of: What the media of a question look like; None draws no gallery.
     """
 
-    def __init__(self, folder: str | None = None, resume: bool = False, verbose: bool = False) -> None:
+    def __init__(
+        self, folder: str | None = None, resume: bool = False, verbose: bool = False, tokens: int = 200
+    ) -> None:
+        if tokens < 0:
+            raise UserError(f"run.tokens is {tokens}, but must be at least 0, which keeps none")
         if resume and folder is None:
             raise UserError("run.resume: name the run to go on with: --run.folder FOLDER")
-        self.folder, self.resume, self.verbose = folder, resume, verbose
+        self.folder, self.resume, self.verbose, self.tokens = folder, resume, verbose, tokens
         self.label = "run"
         self.resolved_config: str | None = None
         self.questions_planned: int | None = None
         self.padding_waste: float | None = None
         self.records: list[Record] = []
+        self.pictures_of: Callable[[str], Sequence[Pictures]] | None = None
         self._path: Path | None = None
         self._file: TextIO | None = None
+        self._tokens: TextIO | None = None
+        self._shown: set[str] = set()  # questions whose tokens are kept
         self._seen: set[tuple[str, str]] = set()
 
     @property
@@ -74,6 +90,7 @@ class RunFolder(Callback):
             if self.resolved_config is not None:
                 (self.path / "config.yaml").write_text(self.resolved_config, encoding="utf-8")
             self._file = (self.path / RECORDS).open("x", encoding="utf-8")
+            self._tokens = (self.path / TOKENS).open("w", encoding="utf-8")
         except FileExistsError as error:  # since it was claimed
             raise _taken(self.path) from error
         except OSError as error:
@@ -91,6 +108,10 @@ class RunFolder(Callback):
             with path.open("r+b") as file:
                 file.truncate(len(whole))  # a record that was being written when the run was killed
             self._file = path.open("a", encoding="utf-8")
+            known = read_tokens(self.path / TOKENS).values()
+            self._shown = {each.uid for each in known}
+            _write_whole(self.path / TOKENS, "".join(f"{each.to_json()}\n" for each in known))
+            self._tokens = (self.path / TOKENS).open("a", encoding="utf-8")
         except OSError as error:
             raise _unwritable(self.path, error) from error
         for record in read_records(path):
@@ -118,13 +139,21 @@ class RunFolder(Callback):
         """Whether an arm has answered a question already."""
         return (arm, uid) in self._seen
 
-    def write(self, record: Record) -> None:
+    def wants_tokens_of(self, uid: str) -> bool:
+        """Whether `tokens.jsonl` keeps what became of a question's tokens."""
+        return uid in self._shown or len(self._shown) < self.tokens
+
+    def write(self, record: Record, tokens: AnswerTokens | None = None) -> None:
         """Append one record and flush it: nothing measured is lost by a crash of the next sample."""
-        if self._file is None:
+        if self._file is None or self._tokens is None:
             raise RuntimeError("records are written between the set-up and the end of a run")
         if (record.arm, record.uid) in self._seen:
             raise UserError(f"sample {record.uid!r} came to arm {record.arm!r} twice: uids must be unique in the data")
         try:
+            if tokens is not None:  # first, so that no record is without
+                self._tokens.write(tokens.to_json() + "\n")
+                self._tokens.flush()
+                self._shown.add(tokens.uid)
             self._file.write(record.to_json() + "\n")
             self._file.flush()
         except OSError as error:
@@ -146,23 +175,28 @@ class RunFolder(Callback):
             return
         with suppress(OSError):  # a full disk was reported by `write`; the records before it still count
             self._file.close()
+            if self._tokens is not None:
+                self._tokens.close()
         self._file = None
         if not self.records and not complete:
             (self.path / RECORDS).unlink()
+            (self.path / TOKENS).unlink()
             if self.folder is None:  # nobody else knows it
                 shutil.rmtree(self.path, ignore_errors=True)
             return
+        records = read_records(self.path / RECORDS)
         summary = summarise(
-            read_records(self.path / RECORDS),
+            records,
             questions_planned=self.questions_planned,
             complete=complete,
             padding_waste=self.padding_waste,
         )
         _write_whole(self.path / "summary.json", summary.to_json())
         try:
-            for logger in trainer.loggers:
-                logger.log_metrics(scalars(summary), step=0)
-                logger.save()
+            if complete and self.pictures_of is not None:
+                draw_gallery(self.path, records, read_tokens(self.path / TOKENS), self.pictures_of)
+            log_summary(trainer.loggers, summary, self.path)
+            write_page([self.path], self.path / PAGE, summary, records)
         except OSError as error:
             raise _unwritable(self.path, error) from error
         self._print(summary)
@@ -174,7 +208,7 @@ class RunFolder(Callback):
             console.print()  # leaves the line of a broken-off progress bar
             console.print(terminal_report(summary, console.width, self.verbose))
             more = "" if self.verbose else f"; all tables: tokenlab report {self.path} --verbose"
-            console.print(f"\nRecords, summary and logs: {self.path}{more}", markup=False, soft_wrap=True)
+            console.print(f"\nRecords, {PAGE} and logs: {self.path}{more}", markup=False, soft_wrap=True)
             console.file.flush()
         except OSError as error:
             raise UserError(
@@ -222,38 +256,6 @@ def _new_folder(name: str) -> Path:
             folder = Path(f"{name}-{number}")
         except OSError as error:
             raise _unwritable(folder, error) from error
-
-
-def scalars(summary: Summary) -> dict[str, float]:
-    """What loggers get: `NAME/ARM`, so that TensorBoard shows the arms of one quantity side by side."""
-    return {
-        f"{name}/{row.arm}": float(value)
-        for row in summary.arms
-        for name, value in _arm_scalars(row).items()
-        if value is not None
-    }
-
-
-def _arm_scalars(row: ArmSummary) -> dict[str, float | None]:
-    accuracy, cost, against, latency = row.accuracy, row.cost, row.against_baseline, row.latency
-    answers, speedup = against and against.answers, against and against.speedup
-    return {
-        "accuracy": accuracy and accuracy.mean,
-        "accuracy_low": accuracy and accuracy.low,
-        "accuracy_high": accuracy and accuracy.high,
-        "accuracy_mean_over_types": row.mean_over_types,
-        "failed": float(row.failed),
-        "visual_tokens": cost and cost.visual_tokens_out,
-        "retention": cost and cost.retention,
-        "prefill_tokens": cost and cost.prefill_tokens,
-        "flops_total": cost and cost.flops.total,
-        "seconds": latency and latency.mean.total / 1000,
-        "points_against_baseline": answers and answers.points.mean,
-        "agreement_with_baseline": against and against.agreement,
-        "flops_ratio": against and against.flops_ratio,
-        "speedup": speedup and speedup.total.mean,
-        "prefill_speedup": speedup and speedup.prefill.mean,
-    }
 
 
 def _write_whole(path: Path, text: str) -> None:

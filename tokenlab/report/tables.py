@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from tokenlab.metrics.summary import ArmSummary, Summary
-from tokenlab.report.columns import NOTHING, Column, in_order, main_columns
+from tokenlab.report.columns import NOTHING, Column, by_budget, main_columns
 
 LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}"}
 
@@ -20,7 +21,7 @@ def markdown_table(summary: Summary) -> str:
     lines = [
         [column.title for column in columns],
         ["---", *["---:"] * (len(columns) - 1)],
-        *([column.cell(row) for column in columns] for row in in_order(summary)),
+        *([column.cell(row) for column in columns] for row in by_budget(summary)),
     ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -35,7 +36,7 @@ def latex_table(summary: Summary) -> str:
         r"\midrule",
         *(
             " & ".join([columns[0].cell(row), *(escaped(column.cell(row)) for column in columns[1:])]) + r" \\"
-            for row in in_order(summary)
+            for row in by_budget(summary)
         ),
         r"\bottomrule",
         r"\end{tabular}",
@@ -65,8 +66,8 @@ def flat(row: ArmSummary) -> dict[str, Any]:
         else:
             found[name] = " ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
-    add("", asdict(row))
-    return found
+    add("", {key: value for key, value in asdict(row).items() if key != "pipeline"})
+    return {"arm": row.arm, "method": row.method, "ratio": row.ratio, "parameters": json.dumps(row.pipeline)} | found
 
 
 def escaped(text: str) -> str:
@@ -77,6 +78,8 @@ def escaped(text: str) -> str:
 def _with_arms(summary: Summary, escape: Callable[[str], str]) -> list[Column]:
     return [
         Column("arm", lambda row: escape(row.arm)),
+        Column("method", lambda row: escape(row.method) or NOTHING),
+        Column("ratio", lambda row: row.ratio or NOTHING),
         Column("positions", lambda row: ", ".join(row.positions) or NOTHING),
         *main_columns(summary),
     ]

@@ -16,8 +16,8 @@ from tokenlab.report.captions import all_captions, headline, short_captions
 from tokenlab.report.columns import (
     Column,
     answer_columns,
+    by_budget,
     comparison_columns,
-    in_order,
     main_columns,
     reuse_columns,
     speedup_columns,
@@ -38,7 +38,7 @@ def terminal_report(summary: Summary, width: int, verbose: bool = False) -> Grou
     parts += [Padding(Text(line), (0, 0, 0, 2)) for line in captions]
     if not verbose:
         return Group(*parts)
-    rows = in_order(summary)
+    rows = by_budget(summary)
     others = [row for row in rows if row.against_baseline]
     timed = [row for row in rows if row.latency]
     for title, columns, shown in (
@@ -55,7 +55,7 @@ def terminal_report(summary: Summary, width: int, verbose: bool = False) -> Grou
 
 def _main_table(summary: Summary, width: int) -> Table:
     """One row an arm, by budget; only the arms' names may wrap, for a number must never be cut."""
-    rows = in_order(summary)
+    rows = by_budget(summary)
     columns = _that_fit(summary, rows, width)
     table = _table("arm", [column.heading for column in columns], width)
     for row, below in pairwise([*rows, None]):

@@ -18,7 +18,7 @@ from tokenlab.report.tables import csv_table, latex_table, markdown_table
 from tokenlab.report.terminal import terminal_report
 
 HELP = f"""usage: tokenlab report RUN [RUN ...] [--baseline ARM] [--margin POINTS] [--within POINTS] [--format FORMAT]
-                       [--verbose]
+                       [--output FILE] [--verbose]
 
 Recomputes a run's numbers from its records, without a model; of several runs it compares all arms.
 
@@ -26,7 +26,8 @@ Recomputes a run's numbers from its records, without a model; of several runs it
   --baseline ARM     the arm that the others are compared with (default: {BASELINE})
   --margin POINTS    how many points an arm may lose and still pass for the baseline (default: {MARGIN})
   --within POINTS    recommend the cheapest arm that certainly loses less than that
-  --format FORMAT    table, md, latex, csv or json (default: table)
+  --format FORMAT    table, md, latex, csv, json or html (default: table); html is one page, written to --output
+  --output FILE      where html is written (default: report.html in the run's folder, or here for several runs)
   --verbose          all tables: by question type, comparisons, time by stage"""
 
 FORMATS: dict[str, Callable[[Summary], str]] = {
@@ -43,13 +44,16 @@ def show(argv: Sequence[str]) -> int:
         print(HELP)
         return 0
     options = _options(argv)
-    summary = summarise(merged(options.runs), baseline=options.baseline, margin=options.within or options.margin)
+    records = merged(options.runs)
+    summary = summarise(records, baseline=options.baseline, margin=options.within or options.margin)
     if all(row.arm != options.baseline for row in summary.arms) and options.baseline != BASELINE:
         arms = ", ".join(row.arm for row in summary.arms)
         raise UserError(f"--baseline: no arm is called {options.baseline!r}; there are {arms}")
     if options.format == "table":
         terminal = Terminal()
         terminal.print(terminal_report(summary, terminal.width, options.verbose))
+    elif options.format == "html":
+        print(_html(options, summary, records))
     else:
         print(FORMATS[options.format](summary), end="")
     if options.within is not None:
@@ -58,14 +62,28 @@ def show(argv: Sequence[str]) -> int:
     return 0
 
 
+def _html(options: argparse.Namespace, summary: Summary, records: Sequence[Record]) -> Path:
+    """Writes the page; returns where."""
+    from tokenlab.report.html import PAGE, write_page  # plots are slow to import
+
+    folders = [path if path.is_dir() else path.parent for path in map(Path, options.runs)]
+    target = Path(options.output) if options.output else (folders[0] / PAGE if len(folders) == 1 else Path(PAGE))
+    try:
+        write_page(folders, target, summary, records)
+    except OSError as error:
+        raise UserError(f"--output: {target} cannot be written ({error.strerror or error})") from error
+    return target
+
+
 def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(add_help=False)
     parser.add_argument("runs", nargs="*")
     parser.add_argument("--baseline", default=BASELINE)
     parser.add_argument("--margin", type=points, default=MARGIN)
     parser.add_argument("--within", type=points)
+    parser.add_argument("--output")
     parser.add_argument("--verbose", action="store_true")
-    parser.add_argument("--format", choices=["table", *FORMATS], default="table")
+    parser.add_argument("--format", choices=["table", "html", *FORMATS], default="table")
     options = parser.parse_args(list(argv))
     if not options.runs:
         raise UserError("report: name a run: tokenlab report RUN [RUN ...]")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+import torch
 
 from tokenlab.data.samples import Frames
 from tokenlab.models.families.base import FrameItem, MediaSpec
@@ -35,6 +38,14 @@ class ProcessorOutput:
                 return int(value[0, 0])
         (pixels,) = (value for name, value in self.inputs.items() if name.startswith("pixel_values"))
         return pixels.flatten(0, -4).shape[0]
+
+    @cached_property
+    def frame_shapes(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of each frame of the token grid."""
+        frame, *place = self.places[self.places[:, 0] >= 0].T
+        frames = int(frame.max()) + 1
+        sides = [torch.zeros(frames, dtype=torch.long).scatter_reduce(0, frame, each + 1, "amax") for each in place]
+        return tuple(zip(*(side.tolist() for side in sides), strict=True))
 
     @property
     def in_tiles(self) -> bool:

@@ -30,6 +30,7 @@ class PromptState:
         original_positions: Position ids of the untouched prompt.
         media: The tokens that are left of each medium, without their values, which are stale inside the LLM.
         noise: Of its sample.
+        left: For each medium, what all reductions leave of its token grid.
         trace: What was done so far inside the LLM.
         states: What methods remember, by their stage, their place in the pipeline, and medium.
         size: Tokens that each stands for, since a method's cut that weighs by that; None: none does.
@@ -43,6 +44,7 @@ class PromptState:
     original_positions: Int[Tensor, "axes l"]
     media: list[VisualTokens]
     noise: SampleNoise
+    left: list[Reduction] = field(default_factory=list)
     trace: Trace = field(default_factory=Trace)
     states: dict[tuple[str, int, int], State] = field(default_factory=dict)
     size: Float[Tensor, " s"] | None = None
@@ -54,6 +56,7 @@ class PromptState:
     def __post_init__(self) -> None:
         """Nothing is reduced inside the LLM yet."""
         self.media = [replace(tokens, values=tokens.values[:, :0]) for tokens in self.media]
+        self.left = self.left or [Reduction.identity(tokens.num_tokens) for tokens in self.media]
         self.initial = [tokens.num_tokens for tokens in self.media]
         self.entry_length = len(self.layout)
         self.columns = torch.arange(self.entry_length)  # of the tokens that are left, among the entry's
@@ -136,6 +139,7 @@ class PromptState:
             ordered.append(self.layout.in_runs(decision, number)[0])
         for number, decision in enumerate(ordered):
             self.media[number] = self.media[number].reduce(decision)
+            self.left[number] = self.left[number].then(decision.to("cpu"))
         lifted = self.layout.lift(ordered, method.separators)
         self.layout = self.layout.reduce(lifted, method.positions_inside == "renumber")
         self.columns = self.columns[lifted.anchor]
@@ -147,16 +151,23 @@ class PromptState:
         return lifted
 
 
-def llm_trace(state: PromptState | None, generated: int) -> Trace:
-    """What happened to one prompt inside the LLM, for so many tokens of its answer."""
+def llm_trace(state: PromptState | None, generated: int, left: Sequence[Reduction] = ()) -> Trace:
+    """What happened to one prompt inside the LLM, for so many tokens of its answer.
+
+    Args:
+        state: The prompt, if methods acted there.
+        generated: Tokens of the answer.
+        left: What reductions before the LLM left of its media.
+    """
     if state is None:
-        return Trace(generated_tokens=generated)
+        return Trace(generated_tokens=generated, left=tuple(left))
     steps = generated - 1
     trace = replace(
         state.trace, visible_tokens=state.trace.visible_tokens[:steps], step_flops=state.trace.step_flops[:steps]
     )
     return trace + Trace(
         generated_tokens=generated,
+        left=tuple(state.left),
         attention_tokens=tuple(state.attention_tokens),
         cached_tokens=tuple(map(len, state.origins)),
         mlp_tokens=tuple(state.mlp_tokens),

@@ -28,6 +28,7 @@ class ReducedPrompt:
         media: The tokens that are left of each medium, in the order of the sequence.
         positions: Position ids of what is left; None: the model's own, of an untouched prompt.
         original_positions: Position ids of the untouched prompt.
+        totals: For each medium, all reductions as one, slots in the order of the sequence. Empty: there are none.
     """
 
     layout: TokenLayout
@@ -37,6 +38,7 @@ class ReducedPrompt:
     media: tuple[VisualTokens, ...] = ()
     positions: Int[Tensor, "axes s"] | None = None
     original_positions: Int[Tensor, "axes l"] | None = None
+    totals: tuple[Reduction, ...] = ()
 
 
 def full_prompt(prompt: Prompt, encoded: Sequence[Encoded]) -> ReducedPrompt:
@@ -82,7 +84,9 @@ def reduced_prompt(
         features.append(rows)
         deepstack.append(added)
     left = _without_packing(layout.positions(positions))
-    return ReducedPrompt(layout, tuple(encoded), tuple(features), tuple(deepstack), tuple(media), left, positions)
+    return ReducedPrompt(
+        layout, tuple(encoded), tuple(features), tuple(deepstack), tuple(media), left, positions, tuple(totals)
+    )
 
 
 def _features(

@@ -1,0 +1,71 @@
+"""What loggers get of a run: numbers by arm, hyperparameters, and a few pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from PIL import Image
+
+from tokenlab.metrics.summary import ArmSummary, Summary
+from tokenlab.report.gallery import FOLDER, read_gallery
+from tokenlab.report.overlay import labelled
+
+PICTURES = 3
+
+
+def log_summary(loggers: list[Logger], summary: Summary, folder: Path) -> None:
+    """Writes a run's numbers to all loggers; to TensorBoard, arms as hyperparameters and some of the gallery, too."""
+    for logger in loggers:
+        logger.log_metrics(scalars(summary), step=0)
+        if isinstance(logger, TensorBoardLogger):
+            for row in summary.arms:
+                numbers = {name: value for name, value in _arm_scalars(row).items() if value is not None}
+                about = {
+                    "arm": row.arm,
+                    "method": row.method,
+                    "ratio": row.ratio,
+                    "parameters": json.dumps(row.pipeline),
+                    "positions": ", ".join(row.positions),
+                }
+                run = "".join(letter if letter.isalnum() or letter in "-_.@" else "_" for letter in row.arm)
+                logger.experiment.add_hparams(about, numbers, run_name=f"hparams/{run}", global_step=0)
+            for number, sample in enumerate(read_gallery(folder)[:PICTURES]):
+                files = {"": sample.plain, **sample.arms}
+                drawn = {arm: [Image.open(folder / FOLDER / name) for name in names] for arm, names in files.items()}
+                logger.experiment.add_image(f"gallery/{number}", np.asarray(labelled(drawn)), dataformats="HWC")
+        logger.save()
+
+
+def scalars(summary: Summary) -> dict[str, float]:
+    """Each number as `NAME/ARM`, so that TensorBoard shows the arms of one quantity side by side."""
+    return {
+        f"{name}/{row.arm}": float(value)
+        for row in summary.arms
+        for name, value in _arm_scalars(row).items()
+        if value is not None
+    }
+
+
+def _arm_scalars(row: ArmSummary) -> dict[str, float | None]:
+    accuracy, cost, against, latency = row.accuracy, row.cost, row.against_baseline, row.latency
+    answers, speedup = against and against.answers, against and against.speedup
+    return {
+        "accuracy": accuracy and accuracy.mean,
+        "accuracy_low": accuracy and accuracy.low,
+        "accuracy_high": accuracy and accuracy.high,
+        "accuracy_mean_over_types": row.mean_over_types,
+        "failed": float(row.failed),
+        "visual_tokens": cost and cost.visual_tokens_out,
+        "retention": cost and cost.retention,
+        "prefill_tokens": cost and cost.prefill_tokens,
+        "flops_total": cost and cost.flops.total,
+        "seconds": latency and latency.mean.total / 1000,
+        "points_against_baseline": answers and answers.points.mean,
+        "agreement_with_baseline": against and against.agreement,
+        "flops_ratio": against and against.flops_ratio,
+        "speedup": speedup and speedup.total.mean,
+        "prefill_speedup": speedup and speedup.prefill.mean,
+    }
