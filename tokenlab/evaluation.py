@@ -16,7 +16,7 @@ from lightning.pytorch.plugins import Precision
 from tokenlab.compressors import Pipeline, TokenCompressor
 from tokenlab.compressors.pipeline import fingerprint
 from tokenlab.data.module import SPLITS, ClipEntry, first_questions
-from tokenlab.data.samples import Clip, Frames, Sample
+from tokenlab.data.samples import Clip, Sample
 from tokenlab.errors import SampleError, UserError
 from tokenlab.metrics.answers import exact_match
 from tokenlab.metrics.choices import read_choice
@@ -37,7 +37,7 @@ from tokenlab.models.vision.auxiliary import check_auxiliary
 from tokenlab.models.vision.frame_selection import FRAME_SCORES
 from tokenlab.report.console import followed
 from tokenlab.report.environment import Environment
-from tokenlab.report.overlay import Pictures
+from tokenlab.report.overlay import Pictures, pictures_of
 from tokenlab.report.run_folder import RunFolder
 from tokenlab.report.sidecar import AnswerTokens
 from tokenlab.trace import Trace
@@ -61,6 +61,9 @@ class Evaluation(LightningModule):
         seed: Seed of all noise that compressors draw.
         timed_questions: On how many questions the arms are timed, before all questions are answered; 0 times none.
 
+    Attributes:
+        only: Questions that are asked; None asks all.
+
     Raises:
         UserError: If the checkpoint cannot be read, or an arm cannot run on it; no weights are loaded for that.
     """
@@ -81,6 +84,7 @@ class Evaluation(LightningModule):
         family = family_of(self.config)
         check_auxiliary(mllm, self.config, family)
         check_pipelines(family, self.pipelines, mllm.auxiliary, mllm.attn_implementation, windows_of(self.config))
+        self.only: frozenset[str] | None = None
         self.num_failed = self.tokens_read = self.tokens_padded = 0
 
     def setup(self, stage: str) -> None:
@@ -101,12 +105,12 @@ class Evaluation(LightningModule):
         run, kernel = self.run_folder, self.config._attn_implementation or self.settings.attn_implementation
         run.keep_environment(
             Environment.here(
-                device, kernel, weights_fingerprint(self.loaded.model), {arm.name: arm.hash for arm in self.arms}
+                device, stage, kernel, weights_fingerprint(self.loaded.model), {arm.name: arm.hash for arm in self.arms}
             )
         )
         by_uid = {sample.uid: entry for entry in planned for sample in entry.samples}
         run.pictures_of = partial(self.pictures_of, by_uid)
-        if run.records:
+        if run.records or self.only is not None:
             self.num_failed = sum(record.status == "failed" for record in run.records)
             self._lightning.datamodule.ask_only(SPLITS[stage], self._without_recorded(planned))
         self._time_arms(planned)
@@ -169,14 +173,7 @@ class Evaluation(LightningModule):
             raise SampleError(clip.error or "no media")
         (sample,) = (each for each in clip.samples if each.uid == uid)
         shown = [clip.media[part] for part in in_order(sample, clip) if isinstance(part, int)]
-        return [self._seen(frames) for frames in shown]
-
-    def _seen(self, frames: Frames) -> Pictures:
-        """What one medium looks like to the tower."""
-        media = self.loaded.media
-        processed = media.process(frames)
-        pictures = media.pictures(processed)
-        return Pictures(list(pictures.pixels), pictures.numbers, pictures.is_image, media.is_cropped(processed))
+        return [pictures_of(self.loaded.media, frames) for frames in shown]
 
     def record(self, arm: Arm, answer: Answer) -> Record:
         """What is kept of one answer."""
@@ -262,7 +259,11 @@ class Evaluation(LightningModule):
             most = int(most * batches)
         if not most:
             raise UserError(f"trainer.{limit} leaves none of {batches} batches: nothing would be asked; give 1 or more")
-        return entries[: most * data.batch_size]
+        entries = entries[: most * data.batch_size]
+        if self.only is None:
+            return entries
+        some = [replace(each, samples=tuple(s for s in each.samples if s.uid in self.only)) for each in entries]
+        return [each for each in some if each.samples]
 
 
 LIMITS = {"validate": "limit_val_batches", "test": "limit_test_batches", "predict": "limit_predict_batches"}

@@ -89,7 +89,7 @@ def test_loggers_write_the_summary_into_the_folder_itself(validate, tmp_path, re
     run = RunFolder(str(tmp_path / "run"))
     validate(run)
     kinds = {path.name.split(".")[0] for path in run.path.iterdir()}
-    assert kinds - {"hparams"} == {"records", "summary", "metrics", "events"}
+    assert kinds - {"hparams"} == {"records", "tokens", "summary", "report", "metrics", "events"}
     with (run.path / "metrics.csv").open() as file:
         (row,) = csv.DictReader(file)
     wanted = {"accuracy/full": 0.5, "flops_total/half": 1000, "seconds/half": 0.25, "failed/full": 0}
@@ -135,6 +135,7 @@ def test_records_are_on_disk_at_once(tmp_path):
     with pytest.raises(UserError, match="sample '0' came to arm 'full' twice"):
         run.write(record(0))
     run._file.close()
+    run._tokens.close()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -144,6 +145,7 @@ def test_a_full_disk_is_a_user_error_and_earlier_records_are_reported(tmp_path, 
     run.setup(trainer, LightningModule(), "validate")
     run.write(record(0))
     run._file.close()
+    run._tokens.close()
     with open("/dev/full", "w") as run._file:
         with pytest.raises(UserError, match=r"run\.folder=.* cannot be written \(No space left"):
             run.write(record(1))

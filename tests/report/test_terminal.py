@@ -145,8 +145,8 @@ def test_markdown_has_one_row_an_arm_and_escapes_bars():
     lines = markdown_table(summarise(list(records(["full", "a|b"])))).splitlines()
     assert len(lines) == 4
     assert lines[0].startswith(
-        "| arm | positions |  | visual tokens | kept % | accuracy % [95%] | vs full [95%] | loses < 0.4 |"
+        "| arm | method | ratio | positions |  | visual tokens | kept % | accuracy % [95%] | vs full [95%] |"
     )
     assert lines[1].startswith("| --- | ---: |")
-    assert lines[3].startswith("| a\\|b | - | * | 56,448 | 50.0 |")
+    assert lines[3].startswith("| a\\|b | - | - | - | * | 56,448 | 50.0 |")
     assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|")

@@ -22,10 +22,12 @@ Run: the arms of a config on a dataset (each is a command of Lightning's command
 
 Compare:
   report        a run's numbers again, from its records; several runs side by side, as a table, Markdown, LaTeX or CSV
+  verify        a random few of a run's questions, answered anew and compared
 
 Look:
   compressors   list the compressors and their parameters; `tokenlab compressors NAME` shows one in full
   models        list the model families and what they offer; `tokenlab models FAMILY` says which compressors run there
+  show          one question about one video: what each pipeline answers, and a picture of the tokens it keeps
   profile       what pipelines would cost on a model of real size, from its config alone
   bench         what a method saves in time on a model of real size, with random weights
   calibrate     what a method has to know of a model, such as FitPrune's scheme
@@ -44,8 +46,8 @@ Examples:
 A config holds `model:` (the frozen `mllm` and the `pipelines`, one per arm) and `data:`. Several --config files are
 merged in their order, a later one adds arms or, with `ARM: null`, removes them. `retention_ratio: [0.5, 0.25]` makes
 one arm of each. Values may name other YAML files. `--print_config` shows the result and runs nothing.
-Exit code: 0 all answered, 2 a mistake in what was asked, 3 some samples failed (they are in the run's records),
-130 Ctrl-C, 143 SIGTERM.
+Exit code: 0 all answered, 1 `verify` found a difference, 2 a mistake in what was asked, 3 some samples failed (they
+are in the run's records), 130 Ctrl-C, 143 SIGTERM.
 """
 
 
@@ -113,6 +115,12 @@ def _models(argv: list[str]) -> int:
     return show(argv)
 
 
+def _show(argv: list[str]) -> int:
+    from tokenlab.cli.commands.show import show
+
+    return show(argv)
+
+
 def _profile(argv: list[str]) -> int:
     from tokenlab.cli.commands.profile import show
 
@@ -149,6 +157,12 @@ def _report(argv: list[str]) -> int:
     return show(argv)
 
 
+def _verify(argv: list[str]) -> int:
+    from tokenlab.cli.commands.verify import show
+
+    return show(argv)
+
+
 def _shapes(argv: list[str]) -> int:
     from tokenlab.cli.commands.shapes import show
 
@@ -161,12 +175,14 @@ _COMMANDS = {
     "predict": _run("predict"),
     "compressors": _compressors,
     "models": _models,
+    "show": _show,
     "profile": _profile,
     "bench": _bench,
     "doctor": _doctor,
     "calibrate": _calibrate,
     "check": _check,
     "report": _report,
+    "verify": _verify,
     "shapes": _shapes,
     "fit": _fit,
 }

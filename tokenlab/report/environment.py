@@ -33,7 +33,8 @@ class Environment:
         system: Operating system and processor.
         device: What computes.
         threads: That torch uses on the CPU.
-        kernel: The attention kernel.
+        command: What was run: validate, test or predict.
+        kernel: The attention implementation.
         weights: A hash of the model's weights.
         arms: By arm, a hash of everything that decides its answers.
     """
@@ -45,12 +46,13 @@ class Environment:
     system: str
     device: str
     threads: int
+    command: str
     kernel: str
     weights: str
     arms: dict[str, str]
 
     @classmethod
-    def here(cls, device: torch.device, kernel: str, weights: str, arms: dict[str, str]) -> Environment:
+    def here(cls, device: torch.device, command: str, kernel: str, weights: str, arms: dict[str, str]) -> Environment:
         """This process, on a device."""
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         return cls(
@@ -61,6 +63,7 @@ class Environment:
             system=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
             device=name,
             threads=torch.get_num_threads(),
+            command=command,
             kernel=kernel,
             weights=weights,
             arms=arms,

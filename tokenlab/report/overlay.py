@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -11,6 +12,10 @@ from PIL import Image, ImageDraw
 
 from tokenlab.report.sidecar import MediumTokens
 from tokenlab.trace import DROPPED, GATHERED, MERGED
+
+if TYPE_CHECKING:
+    from tokenlab.data.samples import Frames
+    from tokenlab.models.vision.processing import MediaProcessor
 
 GAP = 3  # pixels between frames
 GONE = 0.2  # of the light that falls on what is gone
@@ -35,6 +40,13 @@ class Pictures:
     numbers: tuple[int, ...]
     is_image: bool = False
     cropped: bool = False
+
+
+def pictures_of(media: MediaProcessor, frames: Frames) -> Pictures:
+    """What a medium looks like to a model's tower; raises SampleError where its processor cannot read it."""
+    processed = media.process(frames)
+    seen = media.pictures(processed)
+    return Pictures(list(seen.pixels), seen.numbers, seen.is_image, media.is_cropped(processed))
 
 
 def strip(pictures: Pictures, tokens: MediumTokens | None, side: int = 96, columns: int = 8) -> Image.Image:

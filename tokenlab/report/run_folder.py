@@ -27,7 +27,7 @@ from tokenlab.report.scalars import log_summary
 from tokenlab.report.sidecar import TOKENS, AnswerTokens, read_tokens
 from tokenlab.report.terminal import terminal_report
 
-RECORDS = "records.jsonl"
+RECORDS, CONFIG, ENVIRONMENT = "records.jsonl", "config.yaml", "environment.json"
 
 
 class RunFolder(Callback):
@@ -88,7 +88,7 @@ class RunFolder(Callback):
         claim(self.path)
         try:
             if self.resolved_config is not None:
-                (self.path / "config.yaml").write_text(self.resolved_config, encoding="utf-8")
+                (self.path / CONFIG).write_text(self.resolved_config, encoding="utf-8")
             self._file = (self.path / RECORDS).open("x", encoding="utf-8")
             self._tokens = (self.path / TOKENS).open("w", encoding="utf-8")
         except FileExistsError as error:  # since it was claimed
@@ -100,7 +100,7 @@ class RunFolder(Callback):
         """Goes on behind the last whole record of the same config."""
         path = self.path / RECORDS
         try:
-            kept = (self.path / "config.yaml").read_text(encoding="utf-8") if self.resolved_config is not None else None
+            kept = (self.path / CONFIG).read_text(encoding="utf-8") if self.resolved_config is not None else None
             text = path.read_bytes()
             whole = text[: text.rfind(b"\n") + 1]
             if kept != self.resolved_config:
@@ -124,7 +124,7 @@ class RunFolder(Callback):
         Raises:
             UserError: If the run that is resumed was made with something else that decides answers.
         """
-        path = self.path / "environment.json"
+        path = self.path / ENVIRONMENT
         if self.records and path.exists():
             differences = environment.differences(Environment.from_json(path.read_text(encoding="utf-8")))
             if differences:
@@ -171,13 +171,12 @@ class RunFolder(Callback):
 
     def _finish(self, trainer: Trainer, complete: bool) -> None:
         """Close the records and report what the file holds, unless the run broke off before the first."""
-        if self._file is None:
+        if self._file is None or self._tokens is None:
             return
-        with suppress(OSError):  # a full disk was reported by `write`; the records before it still count
-            self._file.close()
-            if self._tokens is not None:
-                self._tokens.close()
-        self._file = None
+        for file in (self._file, self._tokens):
+            with suppress(OSError):  # a full disk was reported by `write`; the records before it still count
+                file.close()
+        self._file = self._tokens = None
         if not self.records and not complete:
             (self.path / RECORDS).unlink()
             (self.path / TOKENS).unlink()

@@ -97,7 +97,7 @@ def test_the_run_folder_holds_a_config_that_repeats_the_run(validate, tmp_path):
     config = yaml.safe_load((tmp_path / "here" / "config.yaml").read_text())
     assert list(config["model"]["pipelines"]) == ["full", "topic@0.5", "topic@1", "text"]
     assert config["model"]["pipelines"]["topic@1"][0]["init_args"]["positions"] == "keep"
-    assert config["run"] == {"folder": None, "resume": False, "verbose": False}
+    assert config["run"] == {"folder": None, "resume": False, "tokens": 200, "verbose": False}
     assert main(["validate", "--config", "here/config.yaml"]) == 0
     assert list((tmp_path / "runs").glob("config-*"))
 

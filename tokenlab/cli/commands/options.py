@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tokenlab.cli.config.messages import short_message
 from tokenlab.errors import UserError
 from tokenlab.models.costs.configs import SHIPPED
 from tokenlab.schema.arguments import suggest
+
+if TYPE_CHECKING:
+    from tokenlab.compressors import Pipeline
 
 
 class Parser(argparse.ArgumentParser):
@@ -65,3 +68,30 @@ def writable(name: str | None) -> Path | None:
             f"--json: cannot write {name}: {'it is a folder' if path.is_dir() else 'there is no such folder'}"
         )
     return path
+
+
+def read_pipelines(texts: Sequence[str]) -> dict[str, Pipeline]:
+    """The arms, built, from `ARM=[...]` or `topic@0.5`; mistakes are named as they would be in a config."""
+    from tokenlab.compressors.spelling import build_pipelines, expand_pipelines
+    from tokenlab.models.costs.profile import BASELINE
+    from tokenlab.schema.files import parse_yaml
+
+    arms: dict[str, Any] = {}
+    for text in texts:
+        arm, equals, steps = text.partition("=")
+        if not equals and re.fullmatch(r"\w+@[\d.]+", text):
+            arm, equals, steps = text, "=", text
+        if not equals or not arm.strip() or not re.fullmatch(r"[^\[{]+", arm):
+            raise UserError(
+                f"--pipeline: write ARM=[COMPRESSORS], such as 'mine=[{{topic: {{retention_ratio: 0.5}}}}]', got {text}"
+            )
+        if arm in arms or arm == BASELINE:
+            known = "is always there, as the untouched model" if arm == BASELINE else "is given twice"
+            raise UserError(f"--pipeline: {arm} {known}; choose another name")
+        arms[arm] = parse_yaml(steps, f"--pipeline {arm}")
+    if not arms:
+        return {}
+    try:
+        return build_pipelines(expand_pipelines(arms))
+    except UserError as error:
+        raise UserError(str(error).replace("model.pipelines.", "--pipeline ", 1)) from None

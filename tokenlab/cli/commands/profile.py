@@ -5,20 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from tokenlab.cli.commands.options import Parser, known_checkpoint, resolution, whole_number, writable
-from tokenlab.errors import UserError
+from tokenlab.cli.commands.options import Parser, known_checkpoint, read_pipelines, resolution, whole_number, writable
 from tokenlab.models.costs.configs import SHIPPED
 from tokenlab.report.console import Terminal
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tokenlab.compressors import Pipeline
     from tokenlab.models.costs.profile import ArmProfile, Profile
 
 WIDTH = 100  # columns that the table needs; a terminal with more of them gets more
@@ -46,7 +43,7 @@ def show(argv: list[str]) -> int:
         parser.print_help()
         return 0
     arguments = parser.parse_args(argv)
-    pipelines = _pipelines(arguments.pipeline)
+    pipelines = read_pipelines(arguments.pipeline)
     target = writable(arguments.json)
 
     from tokenlab.models.costs.flops import ModelCosts
@@ -107,31 +104,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--dtype", choices=DTYPES, default=DTYPES[0], help=f"precision of weights and cache (default: {DTYPES[0]})")
     add("--json", metavar="FILE", help="write everything there as well")
     return parser
-
-
-def _pipelines(texts: Sequence[str]) -> dict[str, Pipeline]:
-    """The arms, built, from `ARM=[...]`; mistakes are named as they would be in a config."""
-    from tokenlab.compressors.spelling import build_pipelines, expand_pipelines
-    from tokenlab.models.costs.profile import BASELINE
-    from tokenlab.schema.files import parse_yaml
-
-    arms: dict[str, Any] = {}
-    for text in texts:
-        arm, equals, steps = text.partition("=")
-        if not equals or not arm.strip() or not re.fullmatch(r"[^\[{]+", arm):
-            raise UserError(
-                f"--pipeline: write ARM=[COMPRESSORS], such as 'mine=[{{topic: {{retention_ratio: 0.5}}}}]', got {text}"
-            )
-        if arm in arms or arm == BASELINE:
-            known = "is always there, as the untouched model" if arm == BASELINE else "is given twice"
-            raise UserError(f"--pipeline: {arm} {known}; choose another name")
-        arms[arm] = parse_yaml(steps, f"--pipeline {arm}")
-    if not arms:
-        return {}
-    try:
-        return build_pipelines(expand_pipelines(arms))
-    except UserError as error:
-        raise UserError(str(error).replace("model.pipelines.", "--pipeline ", 1)) from None
 
 
 def _headline(checkpoint: str, result: Profile) -> list[str]:

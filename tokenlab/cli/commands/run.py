@@ -19,7 +19,7 @@ def run(command: str, argv: list[str]) -> int:
     names, configs, rest = read(argv)
     wants_help = {"-h", "--help"} & set(rest)
     config = {} if wants_help else expand(configs)
-    _silence_libraries()
+    silence_libraries()
 
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -42,7 +42,7 @@ def run(command: str, argv: list[str]) -> int:
     return 3 if cli.model.num_failed else 0
 
 
-def _silence_libraries() -> None:
+def silence_libraries() -> None:
     """Leaves the terminal to progress bar and table: hides what libraries say about themselves."""
     from transformers.utils.logging import disable_progress_bar
 
