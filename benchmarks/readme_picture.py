@@ -19,6 +19,7 @@ WIDTH = 1080
 
 
 def main(run: Path, target: Path) -> None:
+    """Draws the picture."""
     figure = pareto_plots(summarise(read_records(run / "records.jsonl")))
     assert figure is not None, "the quickstart has answers to compare"
     buffer = io.BytesIO()

@@ -14,6 +14,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.plugins import Precision
 
 from tokenlab.compressors import Pipeline, TokenCompressor
+from tokenlab.compressors.controls import controls_of
 from tokenlab.compressors.pipeline import fingerprint
 from tokenlab.data.module import SPLITS, ClipEntry, first_questions
 from tokenlab.data.samples import Clip, Sample
@@ -59,6 +60,7 @@ class Evaluation(LightningModule):
         mllm: The frozen model and how it answers.
         pipelines: The arms: each a name and an ordered list of compressors; `[]` is the untouched model.
         seed: Seed of all noise that compressors draw.
+        controls: Adds to each arm the controls that it has to beat: chance, pooling, fewer frames, no visual token.
         timed_questions: On how many questions the arms are timed, before all questions are answered; 0 times none.
 
     Attributes:
@@ -69,7 +71,12 @@ class Evaluation(LightningModule):
     """
 
     def __init__(
-        self, mllm: MLLM, pipelines: dict[str, list[TokenCompressor]], seed: int = 0, timed_questions: int = 32
+        self,
+        mllm: MLLM,
+        pipelines: dict[str, list[TokenCompressor]],
+        seed: int = 0,
+        timed_questions: int = 32,
+        controls: bool = False,
     ) -> None:
         super().__init__()
         if timed_questions < 0:
@@ -78,6 +85,10 @@ class Evaluation(LightningModule):
         self.timed: dict[tuple[str, str], TimedAnswer] = {}
         self.settings, self.seed = mllm, seed
         self.pipelines = {arm: Pipeline(tuple(compressors)) for arm, compressors in pipelines.items()}
+        controlled = controls_of(self.pipelines) if controls else {}
+        for each in controlled.values():
+            self.pipelines |= each
+        self.controls = {arm: list(each) for arm, each in controlled.items()}
         self.needs = frozenset().union(*(pipeline.needs() for pipeline in self.pipelines.values()))
         check_settings(mllm)
         self.config = load_config(mllm)
@@ -189,6 +200,7 @@ class Evaluation(LightningModule):
             "options": list(sample.options),
             "pipeline": arm.pipeline.describe(),
             "positions": [compressor.positions for compressor in arm.pipeline.active],
+            "controls": self.controls.get(arm.name, []),
             "frames_by_question": FRAME_SCORES in arm.pipeline.needs(),
         }
         if answer.trace is None:

@@ -109,7 +109,7 @@ def test_impossible_ratios_name_their_key(ratio):
 
 LISTED = "(tokenlab compressors lists them)"
 MISSING = "[0].topic: retention_ratio is missing; give retention_ratio: a number"
-SWEEP = "[0].topic.retention_ratio: a sweep lists different ratios, at least one, got"
+SWEEP = "[0].topic.retention_ratio: a sweep lists different values, at least one, got"
 KEEP = {"retention_ratio": 1}
 
 

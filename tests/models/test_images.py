@@ -49,7 +49,7 @@ def test_every_method_on_the_grid_takes_an_image(loaded, name):
         assert step.reduction.is_identity
         assert trace.visual_tokens_out == trace.visual_tokens_in
     elif method.budget_unit == "none":
-        assert 1 <= step.reduction.num_outputs <= trace.visual_tokens_in
+        assert (name != "blind") <= step.reduction.num_outputs <= trace.visual_tokens_in
     else:
         assert 0.3 * trace.visual_tokens_in < step.reduction.num_outputs <= 0.5 * trace.visual_tokens_in + 1
 

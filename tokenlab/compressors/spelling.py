@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from tokenlab.compressors.base import REGISTRY, TokenCompressor
+from tokenlab.compressors.controls import controls_of
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.errors import UserError
 from tokenlab.schema.arguments import check_arguments, import_class, import_path, parameters, suggest
 from tokenlab.schema.files import find_config, load_run_config, parse_yaml
 
-_SWEPT = "retention_ratio"
+_SWEPT, POLICY = "retention_ratio", "positions"
 HALF = 0.5
 """What a name alone keeps, spelled as text, where the method's authors name no budget."""
 
@@ -72,6 +74,25 @@ def build_pipelines(expanded: Mapping[str, list[dict[str, Any]]]) -> dict[str, P
         )
         for arm, steps in expanded.items()
     }
+
+
+def with_controls(expanded: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """Arms in full, and behind them their controls; a control that is an arm already is not added again.
+
+    Raises:
+        UserError: If an arm's budget is not known beforehand, or bears the name of a control.
+    """
+    built = build_pipelines(expanded)
+    found = dict(expanded)
+    for controls in controls_of(built).values():
+        for name, pipeline in controls.items():
+            if name in built and built[name] != pipeline:
+                raise UserError(f"model.controls: arm {name!r} bears the name of a control; rename it")
+            found.setdefault(
+                name,
+                [{"class_path": import_path(type(each)), "init_args": asdict(each)} for each in pipeline.compressors],
+            )
+    return found
 
 
 def expand_pipelines(pipelines: Any) -> dict[str, list[dict[str, Any]]]:
@@ -157,20 +178,28 @@ def _example() -> str:
 
 
 def _fan_out(arm: str, steps: list) -> dict[str, list]:
-    """One arm for every combination of the ratios that are given as lists."""
-    sweeps = [(key, arguments[_SWEPT]) for key, _, arguments in steps if isinstance(arguments.get(_SWEPT), list)]
-    for key, ratios in sweeps:
-        if not ratios or len({repr(ratio) for ratio in ratios}) < len(ratios):
-            raise UserError(f"{key}.{_SWEPT}: a sweep lists different ratios, at least one, got {ratios}")
+    """One arm for every combination of the ratios, and of the position policies, that are given as lists."""
+    arms = {arm: steps}
+    for name, joiner in ((_SWEPT, "@"), (POLICY, " ")):
+        arms = {new: fixed for old, each in arms.items() for new, fixed in _sweep(old, each, name, joiner).items()}
+    return arms
+
+
+def _sweep(arm: str, steps: list, name: str, joiner: str) -> dict[str, list]:
+    """One arm for every combination of the values that one argument is given as lists."""
+    sweeps = [(key, arguments[name]) for key, _, arguments in steps if isinstance(arguments.get(name), list)]
+    for key, values in sweeps:
+        if not values or len({repr(value) for value in values}) < len(values):
+            raise UserError(f"{key}.{name}: a sweep lists different values, at least one, got {values}")
     arms = {}
-    for choice in product(*(ratios for _, ratios in sweeps)):
+    for choice in product(*(values for _, values in sweeps)):
         chosen = iter(choice)
         fixed = [
-            (key, cls, {**arguments, _SWEPT: next(chosen)} if isinstance(arguments.get(_SWEPT), list) else arguments)
+            (key, cls, {**arguments, name: next(chosen)} if isinstance(arguments.get(name), list) else arguments)
             for key, cls, arguments in steps
         ]
-        suffix = "+".join("native" if ratio is None else str(ratio) for ratio in choice)
-        arms[f"{arm}@{suffix}" if choice else arm] = fixed
+        suffix = "+".join("native" if value is None else str(value) for value in choice)
+        arms[f"{arm}{joiner}{suffix}" if choice else arm] = fixed
     return arms
 
 

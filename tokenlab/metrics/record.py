@@ -97,6 +97,7 @@ class Record:
         options: What there was to choose from; `choice` is the letter that the answer chooses, None for no choice.
         correct: None where nobody knows what is right.
         pipeline: The arm's compressors with all their parameters: `[{"topic": {"retention_ratio": 0.5, ...}}]`.
+        controls: Arms of the run that control for this one.
         positions: Position policy of each step of the pipeline, in order; empty for the untouched model.
         tokens_after: Visual tokens left after each step of the pipeline: `[["first", 256], ["second", 64]]`.
         prompt_tokens: Length of the sequence the untouched model would read.
@@ -126,6 +127,7 @@ class Record:
     choice: str | None = None
     correct: bool | None = None
     pipeline: list[dict[str, dict]] = field(default_factory=list)
+    controls: list[str] = field(default_factory=list)
     positions: list[str] = field(default_factory=list)
     visual_tokens_in: int = 0
     visual_tokens_out: int = 0

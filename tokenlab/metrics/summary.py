@@ -11,10 +11,12 @@ from statistics import fmean
 
 from tokenlab.errors import UserError
 from tokenlab.metrics.comparison import Comparison, compare_all
+from tokenlab.metrics.controls import AgainstControl, Head, against_controls, find_blind, head_of, visual_gain
 from tokenlab.metrics.frontier import Point, Standing, standings
 from tokenlab.metrics.latency import Latency, ceilings, latency_of
 from tokenlab.metrics.record import Record
 from tokenlab.statistics.intervals import LEVEL, Interval, clustered_interval
+from tokenlab.statistics.paired import Share
 
 BASELINE = "full"  # the arm that others are compared with
 MARGIN = 0.4  # percentage points that papers claim to lose at most
@@ -74,6 +76,8 @@ class ArmSummary:
         latency: None where no question was timed.
         changed_by_batch: Share of the timed questions that the arm answers otherwise alone than in a batch, which is
             the noise that differences between arms stand out from; None where none was answered both ways.
+        against_controls: Against each of its controls that the run has.
+        visual_gain: What is left of what the baseline gains by looking; None where the run has no blind arm.
         against_baseline: None for the baseline itself, and where the run has no such arm.
     """
 
@@ -91,6 +95,8 @@ class ArmSummary:
     peak_memory_bytes: int | None
     latency: Latency | None
     changed_by_batch: float | None
+    against_controls: tuple[AgainstControl, ...]
+    visual_gain: Share | None
     against_baseline: Comparison | None
 
     @property
@@ -122,6 +128,7 @@ class Summary:
         ceilings: By length of the answer, the baseline's time / what of it comes before the LLM: Amdahl's bound on the
             speed-up of all that acts behind the tower.
         padding_waste: Share of the positions that the LLM computed on padding.
+        head: What the questions can tell at all; None where the run has no blind arm.
         failures: Why samples failed, and how often, the most frequent first.
     """
 
@@ -137,6 +144,7 @@ class Summary:
     margin: float
     ceilings: tuple[tuple[int, float], ...]
     padding_waste: float | None
+    head: Head | None
     failures: tuple[tuple[str, int], ...]
 
     def to_json(self) -> str:
@@ -174,7 +182,13 @@ def summarise(
     arms = _by_arm(records)
     others = {name: arm for name, arm in arms.items() if name != baseline}
     against = compare_all(others, arms[baseline], level, margin) if baseline in arms else {}
-    rows = _with_standings([_arm_summary(list(arm.values()), against.get(name), level) for name, arm in arms.items()])
+    blind, best = find_blind(arms), arms.get(baseline)
+    rows = []
+    for name, arm in arms.items():
+        row = _arm_summary(list(arm.values()), against.get(name), level)
+        gain = visual_gain(arm, best, blind, level) if best and blind and arm not in (best, blind) else None
+        rows.append(replace(row, against_controls=against_controls(arms, name, level), visual_gain=gain))
+    rows = _with_standings(rows)
     uids = [set(arm) for arm in arms.values()]
     return Summary(
         arms=rows,
@@ -189,6 +203,7 @@ def summarise(
         margin=margin,
         ceilings=_ceilings(rows, baseline),
         padding_waste=padding_waste,
+        head=head_of(best, blind, level) if best and blind else None,
         failures=tuple(Counter(record.error or "" for record in records if record.status == "failed").most_common()),
     )
 
@@ -241,6 +256,8 @@ def _arm_summary(records: list[Record], against: Comparison | None, level: float
         peak_memory_bytes=max((r.peak_memory_bytes for r in answered if r.peak_memory_bytes is not None), default=None),
         latency=latency_of(answered),
         changed_by_batch=_changed_by_batch(answered),
+        against_controls=(),
+        visual_gain=None,
         against_baseline=against,
     )
 

@@ -34,6 +34,7 @@ def short_captions(summary: Summary) -> Iterator[str]:
         )
     else:
         yield f"No arm is named {name}: there is nothing to compare with."
+    yield from _controls(summary)
     if policies := _policies(summary):
         yield f"Position ids: {policies}."
     if timed:
@@ -54,6 +55,20 @@ def all_captions(summary: Summary) -> Iterator[str]:
     if summary.padding_waste is not None:
         yield f"Padding: {summary.padding_waste:.1%} of the positions that the LLM computed in batches; in no FLOPs."
     yield _memory(summary)
+
+
+def _controls(summary: Summary) -> Iterator[str]:
+    """What the questions can tell, and which arms do not beat their controls."""
+    if head := summary.head:
+        bounds = f"[{head.gain.low:+.1f}, {head.gain.high:+.1f}]"
+        yield f"Blind, {100 * head.blind:.1f} % are right; looking gains {head.gain.mean:+.1f} points {bounds}."
+        if not head.can_rank:
+            yield "That may be nothing: these questions cannot rank methods."
+    for row in summary.arms:
+        missed = [each for each in row.against_controls if not each.beaten]
+        if missed:
+            points = (f"{e.control} ({e.points.mean:+.1f} [{e.points.low:+.1f}, {e.points.high:+.1f}])" for e in missed)
+            yield f"{row.arm} does not certainly beat its controls: {', '.join(points)}."
 
 
 def _policies(summary: Summary) -> str:

@@ -95,6 +95,7 @@ def comparison_columns(summary: Summary) -> list[Column]:
         _answers_column("points", lambda each: f"{each.points.mean:+.1f}", "points", "mean"),
         _answers_column(f"{summary.level:.0%} from", lambda each: f"{each.points.low:+.1f}", "points", "low"),
         _answers_column("to", lambda each: f"{each.points.high:+.1f}", "points", "high"),
+        *([Column("gain kept %", _gain, path=("visual_gain", "mean"))] if summary.head else []),
         _answers_column("p (Holm)", lambda each: _p(each.p_holm), "p_holm"),
         _answers_column("lost", lambda each: str(each.lost), "lost"),
         _answers_column("gained", lambda each: str(each.gained), "gained"),
@@ -169,6 +170,10 @@ def three_digits(value: float) -> str:
     """Three significant digits, all digits before the point, at most three after it."""
     digits = 2 - math.floor(math.log10(value)) if value > 0 else 0
     return f"{value:,.{min(3, max(0, digits))}f}"
+
+
+def _gain(row: ArmSummary) -> str:
+    return percent(row.visual_gain and row.visual_gain.mean)
 
 
 def _accuracy(row: ArmSummary, decimals: int | None) -> str:

@@ -85,6 +85,36 @@ def paired_ratio(ours: Values, theirs: Values, clusters: Clusters, level: float 
     return Ratio(exp(logs.mean), low, high, logs.n, logs.clusters)
 
 
+@dataclass(frozen=True)
+class Share:
+    """What is left of a gain, and its confidence interval; of one cluster there is none."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    clusters: int
+
+
+def share_of_gain(
+    ours: Values, best: Values, nothing: Values, clusters: Clusters, level: float = LEVEL
+) -> Share | None:
+    """Interval of mean(ours - nothing) / mean(best - nothing) on the same samples; None where best gains nothing.
+
+    A ratio of means, linearised, with the clustered t of `paired_difference` (Cochran, Sampling Techniques, 3rd ed.,
+    section 6.4): of the residuals (ours - nothing) - share (best - nothing), over the mean gain.
+    """
+    kept, _, _ = _differences(ours, nothing, clusters)
+    gain, _, _ = _differences(best, nothing, clusters)
+    if gain.mean() <= 0:
+        return None
+    share = float(kept.mean() / gain.mean())
+    residual = paired_difference(kept, share * gain, clusters, level)
+    half = (residual.high - residual.low) / 2 / float(gain.mean())
+    low, high = (None, None) if residual.clusters == 1 else (share - half, share + half)
+    return Share(share, low, high, residual.n, residual.clusters)
+
+
 def mcnemar_midp(ours: Sequence[bool], theirs: Sequence[bool]) -> float:
     """McNemar's mid-p of two arms' right and wrong answers; samples count as independent, clusters are not heeded.
 

@@ -73,12 +73,15 @@ def expand(configs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _expand_model(model: dict[str, Any]) -> dict[str, Any]:
-    from tokenlab.compressors.spelling import expand_pipelines
+    from tokenlab.compressors.spelling import expand_pipelines, with_controls
     from tokenlab.models.settings import MLLM
 
-    check_names("model", model, ("mllm", "pipelines", "seed", "timed_questions"), "key")
+    check_names("model", model, ("mllm", "pipelines", "seed", "timed_questions", "controls"), "key")
     mllm = model.get("mllm", {})
     if not isinstance(mllm, dict):
         raise UserError(f"model.mllm: give its settings, such as {{checkpoint: shapes}}, or a YAML file, got {mllm!r}")
     mllm = check_arguments("model.mllm", MLLM, mllm)
-    return {**model, "mllm": mllm, "pipelines": expand_pipelines(model.get("pipelines"))}
+    pipelines = expand_pipelines(model.get("pipelines"))
+    if model.get("controls"):
+        pipelines = with_controls(pipelines)
+    return {**model, "mllm": mllm, "pipelines": pipelines}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenlab.compressors import (
@@ -34,11 +34,19 @@ class Random(FrameWise, LayerReduction, CacheReduction, name="random"):
     Args:
         at: The stage: on the token `grid`, between `layers` of the LLM, or on its `cache`.
         layer: Inside the LLM, at the entry of which of 32 layers.
+        draw: Which lot: arms of other numbers are drawn independently.
     """
 
     at: Literal["grid", "layers", "cache"] = "grid"
     layer: int = 2
+    draw: int = 0
     budget_unit: ClassVar[BudgetUnit] = "frame"
+
+    def __post_init__(self) -> None:
+        """Refuses a lot before the first."""
+        super().__post_init__()
+        if self.draw < 0:
+            raise ValueError(f"draw is {self.draw}, but must be at least 0")
 
     def acts_at(self, stage: type[TokenCompressor]) -> bool:
         """At one of its stages alone."""
@@ -53,7 +61,7 @@ class Random(FrameWise, LayerReduction, CacheReduction, name="random"):
 
     def reduce_frames(self, view: FramesView) -> Reduction:
         """Draws a score for every token; a smaller budget keeps a subset of a larger one's choice."""
-        scores = torch.rand(view.values.shape[:2], generator=view.generator)
+        scores = self._scores(*view.values.shape[:2], generator=view.generator)
         return view.keep(top(scores.to(view.values.device), view.budget))
 
     def points(self, num_layers: int) -> Sequence[tuple[int, Moment]]:
@@ -73,5 +81,8 @@ class Random(FrameWise, LayerReduction, CacheReduction, name="random"):
         return self._drawn(view.visual, budget(self.retention_ratio, len(view.visual)), view.generator), state
 
     def _drawn(self, visual: Int[Tensor, " n"], count: int, generator: torch.Generator) -> Reduction:
-        scores = torch.rand(len(visual), generator=generator).to(visual.device)
+        scores = self._scores(len(visual), generator=generator).to(visual.device)
         return Reduction.keep(top(scores, count), len(visual))
+
+    def _scores(self, *shape: int, generator: torch.Generator) -> Float[Tensor, "..."]:
+        return torch.rand(self.draw + 1, *shape, generator=generator)[-1]
