@@ -3,8 +3,9 @@
 import json
 import re
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import av
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from lightning import Trainer
 
 from tokenlab.cli import main
-from tokenlab.compressors import REGISTRY
+from tokenlab.compressors import REGISTRY, GridReduction
 from tokenlab.data.benchmarks.jsonl import Jsonl
 from tokenlab.data.samples import Sample
 from tokenlab.errors import UserError
@@ -339,3 +340,36 @@ def test_how_frames_are_sampled_is_hashed(checkpoints, videos, tmp_path):
         for sampling in ("time", "number")
     )
     assert by_time[0].arm_hash != by_number[0].arm_hash
+
+
+@dataclass(frozen=True, kw_only=True)
+class Helpless(GridReduction):
+    """A method that can act on nothing."""
+
+    name: ClassVar[str] = "helpless"
+
+    def reduce_grid(self, view):
+        raise ValueError("helpless")
+
+
+@pytest.mark.parametrize(("videos", "asked"), [(5, 20), (4, 28)], ids=["many videos", "few videos"])
+def test_an_arm_that_fails_on_all_of_its_first_questions_is_given_up(checkpoints, tmp_path, capsys, videos, asked):
+    rows = []
+    for video in range(videos):
+        write_video(tmp_path / f"{video}.mp4", 2, seed=video)
+        rows += [
+            {"video": f"{video}.mp4", "question": f"what {k} ?", "answer": "red"}
+            for k in range(4 if videos == 5 else 7)
+        ]
+    write_video(tmp_path / "last.mp4", 2)
+    rows += [{"video": "last.mp4", "question": f"what {k} ?", "answer": "red"} for k in range(3)] * (videos == 5)
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = MLLM(checkpoint=str(checkpoints["llava"]), max_new_tokens=1)
+    module = Evaluation(settings, {"helpless": [Helpless(retention_ratio=0.5)], "full": []}, timed_questions=0)
+    data = Jsonl(str(tmp_path / "questions.jsonl"), num_frames=2, num_workers=0)
+    quiet_trainer(tmp_path / "run").validate(module, data, verbose=False)
+    counts = Counter(record.arm for record in read_records(tmp_path / "run" / "records.jsonl"))
+    assert counts == {"helpless": asked, "full": len(rows)}
+    said = capsys.readouterr()
+    assert said.err.count("helpless failed on all of its first 20 questions") == (videos == 5)
+    assert ("was asked no more" in " ".join(said.out.split())) == (videos == 5)

@@ -142,7 +142,7 @@ class Evaluation(LightningModule):
     def validation_step(self, batch: Sequence[Clip], _: int) -> None:
         """Every arm answers every question about the batch's clips; each answer is recorded at once."""
         cache = EncodeCache(self.needs)
-        for arm in self.arms:
+        for arm in [arm for arm in self.arms if not self.run_folder.is_hopeless(arm.name)]:
             left = [self._left_of(clip, arm) for clip in batch]
             for answer in self.loaded.answer([clip for clip in left if clip.samples], arm.pipeline, cache):
                 record = self.record(arm, answer)

@@ -19,6 +19,7 @@ from tokenlab.statistics.intervals import LEVEL, Interval, clustered_interval
 from tokenlab.statistics.paired import Share
 
 BASELINE = "full"  # the arm that others are compared with
+HOPELESS, HOPELESS_VIDEOS = 20, 5  # questions, and videos, on all of which an arm fails before it is given up
 MARGIN = 0.4  # percentage points that papers claim to lose at most
 
 
@@ -67,6 +68,7 @@ class ArmSummary:
         pipeline: Its compressors with all their parameters.
         positions: Position policy of each step of the pipeline.
         n: Samples, failed ones included.
+        given_up: Whether it failed on all of them, so that it was asked no more.
         failed: Failed samples; they count as wrong.
         standing: Its place among the other arms.
         accuracy: None where no answer is expected.
@@ -86,6 +88,7 @@ class ArmSummary:
     pipeline: tuple[dict[str, dict], ...]
     positions: tuple[str, ...]
     n: int
+    given_up: bool
     failed: int
     standing: Standing
     accuracy: Interval | None
@@ -150,6 +153,13 @@ class Summary:
     def to_json(self) -> str:
         """The text of `summary.json`."""
         return json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n"
+
+
+def is_hopeless(records: Sequence[Record]) -> bool:
+    """Whether an arm that began like this need not go on: it failed on every question, of several videos."""
+    if len(records) < HOPELESS or any(record.status == "ok" for record in records):
+        return False
+    return len({record.cluster for record in records}) >= HOPELESS_VIDEOS
 
 
 def read_records(path: str | Path) -> list[Record]:
@@ -247,6 +257,7 @@ def _arm_summary(records: list[Record], against: Comparison | None, level: float
         pipeline=tuple(records[0].pipeline),
         positions=tuple(records[0].positions),
         n=len(records),
+        given_up=is_hopeless(records),
         failed=len(records) - len(answered),
         standing=Standing(None, False, None),  # until all arms are known
         accuracy=_accuracy([record for record in records if record.is_scored], level) if types else None,

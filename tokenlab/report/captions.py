@@ -86,6 +86,9 @@ def _failures(summary: Summary) -> Iterator[str]:
     """Distinct reasons; failed samples are in the tables' counts, but in no mean."""
     if not summary.failures:
         return
+    for row in summary.arms:
+        if row.given_up:
+            yield f"{row.arm} failed on every one of its first {row.n} questions, and was asked no more."
     yield "Failed samples count as wrong and are left out of tokens, FLOPs and times:"
     for reason, count in summary.failures[:REASONS]:
         yield f"  {count} x {reason}"

@@ -75,7 +75,7 @@ def by_budget(summary: Summary) -> list[ArmSummary]:
     """Arms by budget, the baseline before all others of its own, and then by accuracy."""
 
     def place(row: ArmSummary) -> tuple[float, bool, float]:
-        budget = math.inf if row.standing.budget is None else row.standing.budget
+        budget = math.inf if row.standing.budget is None else float(row.standing.budget)
         return budget, row.arm != summary.baseline, -(row.accuracy.mean if row.accuracy else 0.0)
 
     return sorted(summary.arms, key=place)

@@ -106,7 +106,7 @@ def _frames(pictures: Pictures, tokens: MediumTokens | None) -> Iterator[tuple[i
 
 def _frame(
     pixels: UInt8[np.ndarray, "h w 3"], fates: Sequence[str], side: int, cropped: bool
-) -> UInt8[np.ndarray, "side w 3"]:
+) -> UInt8[np.ndarray, "side v 3"]:
     picture = Image.fromarray(pixels)
     if cropped:
         edge = min(picture.size)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -17,7 +19,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from tokenlab.errors import UserError
 from tokenlab.metrics.record import Record
-from tokenlab.metrics.summary import Summary, read_records, summarise
+from tokenlab.metrics.summary import Summary, is_hopeless, read_records, summarise
 from tokenlab.report.console import Terminal
 from tokenlab.report.environment import Environment
 from tokenlab.report.gallery import draw_gallery
@@ -72,6 +74,7 @@ class RunFolder(Callback):
         self._tokens: TextIO | None = None
         self._shown: set[str] = set()  # questions whose tokens are kept
         self._seen: set[tuple[str, str]] = set()
+        self._by_arm: dict[str, list[Record]] = defaultdict(list)
 
     @property
     def path(self) -> Path:
@@ -115,8 +118,7 @@ class RunFolder(Callback):
         except OSError as error:
             raise _unwritable(self.path, error) from error
         for record in read_records(path):
-            self._seen.add((record.arm, record.uid))
-            self.records.append(record)
+            self._note(record)
 
     def keep_environment(self, environment: Environment) -> None:
         """Writes down what the run is made with.
@@ -139,6 +141,10 @@ class RunFolder(Callback):
         """Whether an arm has answered a question already."""
         return (arm, uid) in self._seen
 
+    def is_hopeless(self, arm: str) -> bool:
+        """Whether an arm has failed on every question so far, and on enough of them: it is asked no more."""
+        return is_hopeless(self._by_arm[arm])
+
     def wants_tokens_of(self, uid: str) -> bool:
         """Whether `tokens.jsonl` keeps what became of a question's tokens."""
         return uid in self._shown or len(self._shown) < self.tokens
@@ -158,7 +164,16 @@ class RunFolder(Callback):
             self._file.flush()
         except OSError as error:
             raise _unwritable(self.path, error) from error
+        was_hopeless = self.is_hopeless(record.arm)
+        self._note(record)
+        if self.is_hopeless(record.arm) and not was_hopeless:
+            first = self._by_arm[record.arm]
+            reason = f"{record.arm} failed on all of its first {len(first)} questions and is asked no more"
+            print(f"tokenlab: {reason}: {first[0].error}", file=sys.stderr)
+
+    def _note(self, record: Record) -> None:
         self._seen.add((record.arm, record.uid))
+        self._by_arm[record.arm].append(record)
         self.records.append(record)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

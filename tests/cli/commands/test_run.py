@@ -4,17 +4,22 @@ import signal
 
 import pytest
 import yaml
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
 from tokenlab.cli import main
 from tokenlab.cli.commands import lightning_cli as glue
+from tokenlab.cli.commands.run_help import TRAINER, datasets
 from tokenlab.compressors import TokenCompressor
+from tokenlab.data import DATASETS
 from tokenlab.data.module import QuestionData
 from tokenlab.errors import UserError
+from tokenlab.evaluation import Evaluation
 from tokenlab.models.settings import MLLM
+from tokenlab.report.run_folder import RunFolder
+from tokenlab.schema.arguments import parameters
 
 CONFIG = """
 model: {mllm: {checkpoint: shapes}, pipelines: {full: [], topic: [{topic: {retention_ratio: [0.5, 1]}}]}}
@@ -184,8 +189,53 @@ def test_a_progress_bar_can_be_chosen_or_left_out(validate):
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
-def test_help_of_a_command(command, capsys):
+def test_help_is_short_and_in_groups(command, capsys):
     assert main([command, "--help"]) == 0
     out = capsys.readouterr().out
+    groups = [line for line in out.splitlines() if line and not line.startswith((" ", "usage", "CONFIG"))]
+    assert [group.split()[0] for group in groups] == ["Model", "Arms", "Data", "Run", "Trainer", "More"]
+    for setting in ("--model.mllm.dtype", "--model.seed", "--data.num_frames", "--run.resume", "--trainer.logger"):
+        assert f"  {setting} " in out
+    assert len(out.splitlines()) < 90
+    assert max(map(len, out.splitlines())) <= 110
+    assert "max_epochs" not in out
+
+
+def test_help_says_of_every_setting_what_its_class_takes(capsys):
+    assert main(["validate", "--help"]) == 0
+    out = capsys.readouterr().out
+    for key, cls in (("model.mllm", MLLM), ("model", Evaluation), ("data", QuestionData), ("run", RunFolder)):
+        for name in parameters(cls):
+            assert name == "mllm" or f"--{key}.{name}" in out, f"{key}.{name}"
+    for name in TRAINER:
+        assert name in parameters(Trainer)
+
+
+def test_all_of_the_help_is_lightning_s(capsys):
+    assert main(["validate", "--help-all"]) == 0
+    out = capsys.readouterr().out
+    assert "--trainer.max_epochs" in out
     assert "--run.folder" in out
     assert "ckpt_path" not in out
+
+
+@pytest.mark.parametrize("argv", [["--data.help", "shapes"], ["--data.help=shapes"]])
+def test_help_of_a_dataset(argv, capsys):
+    assert main(["validate", *argv]) == 0
+    out = capsys.readouterr().out
+    for name in parameters(DATASETS["shapes"]):
+        assert f"--data.{name}" in out
+
+
+def test_help_of_every_dataset_that_comes_along(capsys):
+    here = {name for name, cls in DATASETS.items() if cls.__module__.startswith("tokenlab.")}
+    assert set(datasets()) == here
+    for name in here:
+        assert main(["test", "--data.help", name]) == 0
+    assert main(["test", "--data.help", "shape"]) == 2
+    assert "did you mean 'shapes'?" in capsys.readouterr().err
+
+
+def test_help_of_a_compressor(capsys):
+    assert main(["validate", "--model.pipelines.help", "topic"]) == 0
+    assert capsys.readouterr().out.startswith("topic (grid)")

@@ -10,14 +10,18 @@ from signal import SIGTERM
 
 import yaml
 
+from tokenlab.cli.commands.run_help import print_dataset, print_help
 from tokenlab.cli.config.expand import expand, read
 from tokenlab.errors import UserError
 
 
 def run(command: str, argv: list[str]) -> int:
     """Runs one of Lightning's commands; 3 if some samples failed, 143 if it was told to end, else 0."""
+    if (shown := _help(command, argv)) is not None:
+        return shown
     names, configs, rest = read(argv)
-    wants_help = {"-h", "--help"} & set(rest)
+    wants_help = "--help-all" in rest
+    rest = ["--help" if each == "--help-all" else each for each in rest]
     config = {} if wants_help else expand(configs)
     silence_libraries()
 
@@ -40,6 +44,20 @@ def run(command: str, argv: list[str]) -> int:
             return 128 + SIGTERM
         return int(exit_.code or 0)
     return 3 if cli.model.num_failed else 0
+
+
+def _help(command: str, argv: list[str]) -> int | None:
+    """Prints the help that is asked for; None if none is."""
+    for place, argument in enumerate(argv):
+        option, _, value = argument.partition("=")
+        value = value or next(iter(argv[place + 1 :]), "")
+        if option == "--data.help":
+            return print_dataset(value)
+        if option == "--model.pipelines.help":
+            from tokenlab.cli.commands.compressors import show
+
+            return show([value])
+    return print_help(command) if {"-h", "--help"} & set(argv) else None
 
 
 def silence_libraries() -> None:
