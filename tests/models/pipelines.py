@@ -234,19 +234,20 @@ def possible(family: Family, pipelines: Mapping[str, Pipeline]) -> dict[str, Pip
     }
 
 
-def tiers(pipelines: Mapping[str, Pipeline], families=VIDEO_FAMILIES, everywhere=None) -> list:
+def tiers(pipelines: Mapping[str, Pipeline], families=VIDEO_FAMILIES, everywhere=None, daily=None) -> list:
     """Pipelines by family: each on one of WHOLE every day; the others that can have it in the matrix.
 
     Args:
         pipelines: What is tried, by name.
         families: Where.
         everywhere: What is tried on every family, the others on each kind; left out, all are.
+        daily: What is tried every day, the others in the matrix alone; left out, all are.
     """
     cases = []
     for number, name in enumerate(sorted(pipelines)):
         able = [family for family in families if possible(FAMILIES[family], {name: pipelines[name]})]
         homes = [family for family in WHOLE if family in able]
-        daily = homes[number % len(homes)]
+        home = homes[number % len(homes)] if daily is None or name in daily else None
         tried = able if everywhere is None or name in everywhere else [family for family in able if family in EACH_KIND]
-        cases += [pytest.param(f, name, marks=[] if f == daily else pytest.mark.matrix) for f in tried]
+        cases += [pytest.param(f, name, marks=[] if f == home else pytest.mark.matrix) for f in tried]
     return sorted(cases, key=lambda case: families.index(case.values[0]))  # a family's are tried one after another

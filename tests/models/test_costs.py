@@ -5,7 +5,7 @@ import torch
 from transformers import DynamicCache
 
 from tests.models.harness import Harness
-from tests.models.pipelines import PIPELINES, HalfSight, ThinningTower, build, thinning, tiers
+from tests.models.pipelines import DRIVEN, PIPELINES, HalfSight, ThinningTower, build, thinning, tiers
 from tokenlab.compressors import Pipeline
 from tokenlab.models.costs.flops import literature_flops
 from tokenlab.models.costs.price import price
@@ -34,7 +34,7 @@ MEASURED = {
 }
 
 
-@pytest.mark.parametrize(("harness", "name"), tiers(MEASURED), indirect=["harness"])
+@pytest.mark.parametrize(("harness", "name"), tiers(MEASURED, daily=DRIVEN), indirect=["harness"])
 def test_flops_equal_the_counter(harness: Harness, name: str):
     """At batch 1, what methods are shown and decide included: before the LLM, and then in it."""
     mllm, pipeline, costs = harness.loaded, MEASURED[name], harness.costs

@@ -79,7 +79,7 @@ class Reducer:
         traces = []
         for row, request in enumerate(call.requests):
             length = self.loaded.answer_length(new_tokens[row].tolist())
-            traces.append(request.trace + llm_trace(hooks and hooks.prompts[row], length))
+            traces.append(request.trace + llm_trace(hooks and hooks.prompts[row], length, request.prompt.totals))
         whole = torch.cat([call.ids.to(new_tokens.device), new_tokens], dim=1)
         if isinstance(output, Tensor):
             return whole, traces
@@ -163,7 +163,12 @@ class _Call:
         left, decisions, _ = loaded.reduce_on_grid(encoded, sample, pipeline, EncodeCache(pipeline.needs()))
         reduced = loaded.reduce_prompt(prompt, encoded, left, decisions, pipeline)
         sizes = tuple(
-            MediumTrace(len(medium.visual), len(medium.separators), each.spec is loaded.family.image)
+            MediumTrace(
+                len(medium.visual),
+                len(medium.separators),
+                each.spec is loaded.family.image,
+                shapes=each.frame_shapes,  # which frames of a file they are, the processor's output does not say
+            )
             for medium, each in zip(located, media, strict=True)
         )
         trace = encode_trace(encoded, (), pipeline) + grid_trace(decisions, bool(loaded.family.projector))
