@@ -132,7 +132,7 @@ class Evaluation(LightningModule):
         total = sum(len(self._left(sample)) for entry in entries for sample in entry.samples)
         questions = (
             (clip, sample, self._left(sample))
-            for clip in map(self._lightning.datamodule.read, entries)
+            for clip in self._lightning.datamodule.read_in_turn(entries)
             for sample in clip.samples
         )
         for timed in followed(time_arms(self.loaded, questions, self.seed), "Timing", total):

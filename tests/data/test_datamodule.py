@@ -12,7 +12,7 @@ import pytest
 from lightning import LightningModule, Trainer
 
 from tokenlab.data import DATASETS, Clip, ClipEntry, MediaFile, QuestionData, Sample, decode
-from tokenlab.data.module import ClipDataset
+from tokenlab.data.module import ClipDataset, first_questions
 from tokenlab.errors import UserError
 
 
@@ -144,12 +144,30 @@ def test_a_file_that_kills_its_process_fails_alone(entries, monkeypatch):
 
     expected = [_plain(clip) for clip in ClipDataset(entries, 3)]
     monkeypatch.setattr("tokenlab.data.module.decode", killing)
-    for batch_size, num_workers in ((1, 1), (2, 2)):
-        loader = Fixed(entries, num_frames=3, batch_size=batch_size, num_workers=num_workers).val_dataloader()
-        clips = [clip for batch in loader for clip in batch]
+    for batch_size, num_workers, in_turn in ((1, 1, False), (2, 2, False), (1, 2, True)):
+        data = Fixed(entries, num_frames=3, batch_size=batch_size, num_workers=num_workers)
+        clips = (
+            list(data.read_in_turn(entries)) if in_turn else [clip for batch in data.val_dataloader() for clip in batch]
+        )
         assert clips[3].error == f"'{entries[3].media[0].path}': the decoder of its media crashed, with its process"
         assert [_plain(clip) for clip in clips[:3] + clips[4:]] == expected[:3] + expected[4:]
         assert clips[3].samples == entries[3].samples
+
+
+def test_clips_are_decoded_in_turn_here_or_in_a_process(entries):
+    there, here = (list(Fixed(entries, num_frames=3, num_workers=workers).read_in_turn(entries)) for workers in (1, 0))
+    assert [_plain(clip) for clip in there] == [_plain(clip) for clip in here]
+    assert all(clip.decode_milliseconds > 0 for clip in there)
+    assert list(Fixed([], num_workers=1).read_in_turn([])) == []
+
+
+def test_the_first_question_of_each_clip_comes_first():
+    clips = [ClipEntry((), f"v{k}", tuple(Sample(f"{k}-{q}", f"v{k}", "?") for q in range(3))) for k in range(2)]
+    found = {n: [[sample.uid for sample in each.samples] for each in first_questions(clips, n)] for n in (0, 1, 3, 99)}
+    assert found[0] == []
+    assert found[1] == [["0-0"]]
+    assert found[3] == [["0-0", "0-1"], ["1-0"]]
+    assert found[99] == [["0-0", "0-1", "0-2"], ["1-0", "1-1", "1-2"]]
 
 
 def test_decoding_processes_end_with_the_run(entries):

@@ -59,6 +59,25 @@ class ClipLoader(DataLoader[Clip]):
             yield decoders.clips(waiting.popleft())
 
 
+def decoded_in_turn(clips: Clips, number: int, in_process: bool) -> Iterator[Clip]:
+    """Decodes clips one by one, none ahead, so that nothing else runs meanwhile.
+
+    Args:
+        clips: What there is to decode.
+        number: How many there are.
+        in_process: Whether this process decodes, which a broken decoder then ends.
+    """
+    if in_process:
+        yield from (clips[index] for index in range(number))
+        return
+    decoders = _Decoders(clips, 1)
+    try:
+        for index in range(number):
+            yield from decoders.clips([(index, decoders.submit(index))])
+    finally:
+        decoders.close()
+
+
 class _Decoders:
     """Processes that decode; a new set of them where one is killed."""
 

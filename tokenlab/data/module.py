@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -21,7 +21,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from tokenlab.data.loader import ClipLoader
+from tokenlab.data.loader import ClipLoader, decoded_in_turn
 from tokenlab.data.media.files import MediaError
 from tokenlab.data.media.image import MAX_IMAGE_PIXELS, read_image
 from tokenlab.data.media.video import Sampling, decode
@@ -149,6 +149,10 @@ class QuestionData(LightningDataModule, ABC):
     def read(self, entry: ClipEntry) -> Clip:
         """Decodes one clip here and now."""
         return self._dataset([entry])[0]
+
+    def read_in_turn(self, entries: Sequence[ClipEntry]) -> Iterator[Clip]:
+        """Decodes clips one by one and none ahead; where there are workers, in one of them, which a file may kill."""
+        return decoded_in_turn(self._dataset(entries), len(entries), in_process=not self.num_workers)
 
     def ask_only(self, split: Split, entries: list[ClipEntry]) -> None:
         """Leaves out what a run that is resumed has been answered already."""
