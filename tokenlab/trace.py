@@ -66,7 +66,6 @@ class Trace:
     Attributes:
         media: The media before any reduction.
         reductions: The reductions, in the order in which they were applied.
-        left: Per medium, all reductions of its token grid as one. Empty: nothing was reduced.
         prompt_tokens: Length of the sequence that the untouched model would read.
         prefill_tokens: Length of the sequence that the LLM read.
         grids: Per medium, its token grid as the tower made it, after frame selection.
@@ -86,11 +85,11 @@ class Trace:
         rope_recomputed_per_step: The same at each decode step.
         evidence_flops: FLOPs of what methods were shown at prefill: rows of attention, queries and keys made again.
         step_flops: By decode step, FLOPs of what methods were shown and of their decisions.
+        left: Per medium, all reductions of its token grid as one. Empty: nothing was reduced.
     """
 
     media: tuple[MediumTrace, ...] = ()
     reductions: tuple[AppliedReduction, ...] = ()
-    left: tuple[Reduction, ...] = ()
     prompt_tokens: int = 0
     prefill_tokens: int = 0
     grids: tuple[tuple[int, int, int], ...] = ()
@@ -110,6 +109,7 @@ class Trace:
     rope_recomputed_per_step: int = 0
     evidence_flops: int = 0
     step_flops: tuple[int, ...] = ()
+    left: tuple[Reduction, ...] = ()
 
     def __add__(self, later: Trace) -> Trace:
         """Adds the trace of a later part of the way: counts are summed, lists are joined."""
