@@ -162,7 +162,7 @@ class Evaluation(LightningModule):
 
     def _left_of(self, clip: Clip, arm: Arm) -> Clip:
         """A clip with the questions that an arm has not answered yet."""
-        left = tuple(each for each in clip.samples if arm.name in self._left(each))
+        left = tuple(each for each in clip.samples if not self.run_folder.is_recorded(arm.name, each.uid))
         return clip if len(left) == len(clip.samples) else replace(clip, samples=left)
 
     def _without_recorded(self, entries: Sequence[ClipEntry]) -> list[ClipEntry]:

@@ -13,8 +13,8 @@ from tokenlab.errors import UserError
 
 CONTROLS = frozenset({"blind", "random", "pool", "grid_stride", "frame_stride", "uniform"})
 BLIND = "blind"
-DRAWS = 3
-"""Lots of each random control."""
+DRAWS, LOT = 3, " #"
+"""Lots of each random control, and what stands between its name and the number of a lot."""
 
 AT = {TowerReduction: "grid", GridReduction: "grid", LayerReduction: "layers", CacheReduction: "cache"}
 """Where chance stands in for a method of a stage: of several, for the first; in the tower there is no chance."""
@@ -47,7 +47,7 @@ def _controls(arm: str, pipeline: Pipeline) -> dict[str, Pipeline]:
     if by_lot[0] == by_lot[1]:  # nothing in it is left to chance
         found = {name: by_lot[0]}
     else:
-        found = {f"{name} #{number}": each for number, each in enumerate(by_lot, start=1)}
+        found = {f"{name}{LOT}{number}": each for number, each in enumerate(by_lot, start=1)}
     for control in ("pool", "frame_stride"):
         found[f"{control}@{overall:g}"] = Pipeline((REGISTRY[control](retention_ratio=overall),))
     return found | {BLIND: Pipeline((REGISTRY[BLIND].example(),))}

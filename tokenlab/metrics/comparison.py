@@ -12,11 +12,11 @@ from tokenlab.metrics.record import Record
 from tokenlab.statistics.paired import (
     Difference,
     Verdict,
+    difference_in_points,
     holm,
     mcnemar_midp,
     non_inferiority,
     p_value,
-    paired_difference,
     samples_needed,
 )
 
@@ -101,7 +101,7 @@ def _compare(
         types.setdefault(pair[0].type, []).append(pair)
     return Comparison(
         answers=answers,
-        by_type={type_: _points(types[type_], level) for type_ in sorted(types)},
+        by_type={type_: difference_in_points(*_right(types[type_]), level) for type_ in sorted(types)},
         agreement=fmean(_same_answer(*pair) for pair in referenced) if referenced else None,
         flops_ratio=ratio(lambda r: r.flops.total),
         causal_flops_ratio=ratio(lambda r: r.flops.causal),
@@ -117,7 +117,7 @@ def _paired_answers(
     if not pairs:
         return None
     ours, theirs, clusters = _right(pairs)
-    points = _points(pairs, level)
+    points = difference_in_points(ours, theirs, clusters, level)
     verdict, p = non_inferiority(points, margin), p_value(points, level)
     undecided = verdict == "cannot tell"
     return PairedAnswers(
@@ -130,12 +130,6 @@ def _paired_answers(
         verdict=verdict,
         samples_needed=samples_needed(ours, theirs, clusters, margin / 100, level=level) if undecided else None,
     )
-
-
-def _points(pairs: Sequence[tuple[Record, Record]], level: float) -> Difference:
-    """The difference of accuracy in percentage points."""
-    share = paired_difference(*_right(pairs), level)
-    return replace(share, mean=100 * share.mean, low=100 * share.low, high=100 * share.high)
 
 
 def _right(pairs: Sequence[tuple[Record, Record]]) -> tuple[list[bool], list[bool], list[str]]:

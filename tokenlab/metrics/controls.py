@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 
+from tokenlab.compressors.controls import BLIND, LOT
 from tokenlab.metrics.record import Record
-from tokenlab.statistics.paired import Difference, Share, paired_difference, share_of_gain
-
-BLIND = "blind"
-LOT = " #"
-"""Stands between a control's name and the number of its lot."""
+from tokenlab.statistics.paired import Difference, Share, difference_in_points, share_of_gain
 
 Answers = Mapping[str, Record]
 """An arm's records by question."""
@@ -57,8 +54,8 @@ def against_controls(arms: Mapping[str, Answers], arm: str, level: float) -> tup
     for control, records in lots.items():
         uids = [uid for uid, each in own.items() if each.is_scored and all(uid in lot for lot in records)]
         if uids:
-            theirs = [fmean(lot[uid].is_right for lot in records) for uid in uids]
-            points = _points([own[uid] for uid in uids], theirs, level)
+            ours, theirs = _right(own, uids), [fmean(lot[uid].is_right for lot in records) for uid in uids]
+            points = difference_in_points(ours, theirs, [own[uid].cluster for uid in uids], level)
             found.append(AgainstControl(control, points, points.low > 0))
     return tuple(found)
 
@@ -68,8 +65,9 @@ def visual_gain(arm: Answers, baseline: Answers, blind: Answers, level: float) -
     uids = [uid for uid, each in arm.items() if each.is_scored and uid in baseline and uid in blind]
     if not uids:
         return None
-    ours, best, nothing = ([float(records[uid].is_right) for uid in uids] for records in (arm, baseline, blind))
-    return share_of_gain(ours, best, nothing, [arm[uid].cluster for uid in uids], level)
+    return share_of_gain(
+        _right(arm, uids), _right(baseline, uids), _right(blind, uids), [arm[uid].cluster for uid in uids], level
+    )
 
 
 def head_of(baseline: Answers, blind: Answers, level: float) -> Head | None:
@@ -77,9 +75,9 @@ def head_of(baseline: Answers, blind: Answers, level: float) -> Head | None:
     uids = [uid for uid, each in baseline.items() if each.is_scored and uid in blind]
     if not uids:
         return None
-    theirs = [float(blind[uid].is_right) for uid in uids]
-    gain = _points([baseline[uid] for uid in uids], theirs, level)
-    return Head(fmean(theirs), gain, gain.low > 0)
+    nothing = _right(blind, uids)
+    gain = difference_in_points(_right(baseline, uids), nothing, [baseline[uid].cluster for uid in uids], level)
+    return Head(fmean(nothing), gain, gain.low > 0)
 
 
 def find_blind(arms: Mapping[str, Answers]) -> Answers | None:
@@ -90,7 +88,5 @@ def find_blind(arms: Mapping[str, Answers]) -> Answers | None:
     return None
 
 
-def _points(records: list[Record], theirs: list[float], level: float) -> Difference:
-    ours = [float(record.is_right) for record in records]
-    share = paired_difference(ours, theirs, [record.cluster for record in records], level)
-    return replace(share, mean=100 * share.mean, low=100 * share.low, high=100 * share.high)
+def _right(records: Answers, uids: list[str]) -> list[float]:
+    return [float(records[uid].is_right) for uid in uids]

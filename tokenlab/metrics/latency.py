@@ -86,7 +86,7 @@ def latency_of(records: Sequence[Record]) -> Latency | None:
     times = list(map(_times, timed))
     if not times:
         return None
-    steps = [step for each in times for step in each.steps]
+    steps = _steps(times)
     mean = _stage_times(times, fmean)
     return Latency(
         n=len(times),
@@ -97,7 +97,7 @@ def latency_of(records: Sequence[Record]) -> Latency | None:
         step_p95=float(np.percentile(steps, 95)) if steps else None,
         attention=tuple(sorted({name for record in timed for name in record.attention_kernels})),
         by_questions=tuple((number, _per_question(timed, number)) for number in QUESTIONS),
-        by_answer_tokens=tuple((length, _with_answer_of(mean, steps, length)) for length in ANSWER_TOKENS if steps),
+        by_answer_tokens=_by_answer_tokens(times),
     )
 
 
@@ -115,10 +115,7 @@ def speedup_of(records: Sequence[Record], baseline: Mapping[str, Record], level:
         return paired_ratio(slow, fast, clusters, level)
 
     total = ratio(lambda times: times.total)
-    latencies = [latency_of(side) for side in (ours, theirs)]
-    assert latencies[0] is not None
-    assert latencies[1] is not None
-    lengths = zip(latencies[0].by_answer_tokens, latencies[1].by_answer_tokens, strict=False)
+    lengths = zip(*(_by_answer_tokens(list(map(_times, side))) for side in (ours, theirs)), strict=False)
     return Speedup(
         total=total,
         prefill=ratio(lambda times: times.prefill),
@@ -152,8 +149,15 @@ def _per_question(timed: Sequence[Record], number: int) -> float:
     return total / len(timed)
 
 
-def _with_answer_of(mean: StageTimes, steps: Sequence[float], length: int) -> float:
-    return mean.total - mean.decode + fmean(steps) * (length - 1)
+def _by_answer_tokens(times: Sequence[Milliseconds]) -> tuple[tuple[int, float], ...]:
+    """Milliseconds a query, were each answer so long; nothing where no answer had a second token."""
+    steps = _steps(times)
+    before = fmean(each.total for each in times) - fmean(each.decode for each in times)
+    return tuple((length, before + fmean(steps) * (length - 1)) for length in ANSWER_TOKENS if steps)
+
+
+def _steps(times: Sequence[Milliseconds]) -> list[float]:
+    return [step for each in times for step in each.steps]
 
 
 def _stage_times(times: Sequence[Milliseconds], average: Callable[[list[float]], float]) -> StageTimes:

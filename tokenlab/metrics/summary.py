@@ -196,7 +196,7 @@ def summarise(
     rows = []
     for name, arm in arms.items():
         row = _arm_summary(list(arm.values()), against.get(name), level)
-        gain = visual_gain(arm, best, blind, level) if best and blind and arm not in (best, blind) else None
+        gain = visual_gain(arm, best, blind, level) if best and blind and arm is not best and arm is not blind else None
         rows.append(replace(row, against_controls=against_controls(arms, name, level), visual_gain=gain))
     rows = _with_standings(rows)
     uids = [set(arm) for arm in arms.values()]

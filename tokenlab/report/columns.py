@@ -9,16 +9,15 @@ from functools import partial
 from typing import Any
 
 from tokenlab.metrics.comparison import PairedAnswers
-from tokenlab.metrics.latency import QUESTIONS, Latency, StageTimes
-from tokenlab.metrics.summary import ArmSummary, Cost, Summary
+from tokenlab.metrics.latency import QUESTIONS, StageTimes
+from tokenlab.metrics.summary import ArmSummary, Summary
+from tokenlab.statistics.paired import Ratio
 
 UNITS = ((1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs"))
 NOTHING = "-"
 BEST, DOMINATED = "*", "<"
 
-ANSWERS, SPEEDUP, MEAN = ("against_baseline", "answers"), ("against_baseline", "speedup"), ("latency", "mean")
-TOKENS_LEFT, FLOPS, KV_CACHE = ("cost", "visual_tokens_out"), ("cost", "flops", "total"), ("cost", "kv_cache_bytes")
-RATIO = ("against_baseline", "flops_ratio")
+ANSWERS, SPEEDUP = ("against_baseline", "answers"), ("against_baseline", "speedup")
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,15 @@ class Column:
         return self.heading.replace("-\n", "-").replace("\n", " ")
 
 
+@dataclass(frozen=True)
+class FurtherTable:
+    """A table besides the main one: its title, its columns, and the arms that it has something to say of."""
+
+    title: str
+    columns: list[Column]
+    rows: list[ArmSummary]
+
+
 def main_columns(summary: Summary, decimals: int | None = 1) -> list[Column]:
     """The columns of the main table.
 
@@ -54,21 +62,35 @@ def main_columns(summary: Summary, decimals: int | None = 1) -> list[Column]:
     level = "" if decimals is None else f"\n[{summary.level:.0%}]"
     columns = [
         Column("", mark),
-        Column("visual\ntokens", lambda row: _of_cost(row, lambda cost: cost.visual_tokens_out), 2, TOKENS_LEFT),
-        Column("kept\n%", lambda row: percent(row.cost.retention if row.cost else None), path=("cost", "retention")),
+        _column("visual\ntokens", ("cost", "visual_tokens_out"), three_digits, 2),
+        _column("kept\n%", ("cost", "retention"), percent),
         Column(f"accuracy %{level}", partial(_accuracy, decimals=decimals), path=("accuracy", "mean")),
         Column(f"vs {summary.baseline}{level}", partial(_points, decimals=decimals), 1, (*ANSWERS, "points", "mean")),
         Column(f"loses\n< {summary.margin:g}", partial(_verdict, short=True), 4, (*ANSWERS, "verdict")),
-        Column(f"{unit}\na query", lambda row: _of_cost(row, lambda cost: cost.flops.total / scale), 6, FLOPS),
-        Column(f"x\n{summary.baseline}", lambda row: number(_against(row, "flops_ratio"), ".3f"), 3, RATIO),
-        Column("ms a\nquery", lambda row: _time(row, lambda latency: latency.mean.total), 7, (*MEAN, "total")),
-        Column(f"speed-up{level}", partial(_total_speedup, decimals=decimals), 5, (*SPEEDUP, "total", "mean")),
+        _column(f"{unit}\na query", ("cost", "flops", "total"), lambda flops: three_digits(flops / scale), 6),
+        _column(f"x\n{summary.baseline}", ("against_baseline", "flops_ratio"), "{:.3f}".format, 3),
+        _column("ms a\nquery", ("latency", "mean", "total"), three_digits, 7),
+        Column(f"speed-up{level}", partial(_speedup, decimals=decimals), 5, (*SPEEDUP, "total", "mean")),
     ]
     if len({row.n for row in summary.arms}) > 1:
-        columns.append(Column("asked", lambda row: str(row.n), path=("n",)))
+        columns.append(_column("asked", ("n",), str))
     if any(row.failed for row in summary.arms):
-        columns.append(Column("failed", lambda row: str(row.failed), path=("failed",)))
+        columns.append(_column("failed", ("failed",), str))
     return columns
+
+
+def further_tables(summary: Summary) -> list[FurtherTable]:
+    """What there is to say besides the main table."""
+    rows = by_budget(summary)
+    others, timed = [row for row in rows if row.against_baseline], [row for row in rows if row.latency]
+    tables = [
+        FurtherTable("Answers, %", answer_columns(summary), rows),
+        FurtherTable(f"Answers against {summary.baseline}", comparison_columns(summary), others),
+        FurtherTable("Milliseconds a query, means", stage_columns(summary), timed),
+        FurtherTable(f"Time against {summary.baseline}", speedup_columns(summary), [r for r in others if r.latency]),
+        FurtherTable("Milliseconds a question, one medium asked about", reuse_columns(), timed),
+    ]
+    return [table for table in tables if table.columns and table.rows]
 
 
 def by_budget(summary: Summary) -> list[ArmSummary]:
@@ -86,21 +108,21 @@ def answer_columns(summary: Summary) -> list[Column]:
     if len(summary.types) < 2:
         return []
     columns = [_type_column(type_, summary) for type_ in summary.types]
-    return [*columns, Column("mean over types", lambda row: percent(row.mean_over_types), path=("mean_over_types",))]
+    return [*columns, _column("mean over types", ("mean_over_types",), percent)]
 
 
 def comparison_columns(summary: Summary) -> list[Column]:
     """Each arm's answers against the baseline's, question by question."""
     return [
-        _answers_column("points", lambda each: f"{each.points.mean:+.1f}", "points", "mean"),
-        _answers_column(f"{summary.level:.0%} from", lambda each: f"{each.points.low:+.1f}", "points", "low"),
-        _answers_column("to", lambda each: f"{each.points.high:+.1f}", "points", "high"),
-        *([Column("gain kept %", _gain, path=("visual_gain", "mean"))] if summary.head else []),
-        _answers_column("p (Holm)", lambda each: _p(each.p_holm), "p_holm"),
-        _answers_column("lost", lambda each: str(each.lost), "lost"),
-        _answers_column("gained", lambda each: str(each.gained), "gained"),
-        _answers_column("p (McNemar)", lambda each: _p(each.mcnemar), "mcnemar"),
-        Column("same answer", lambda row: percent(_against(row, "agreement")), path=("against_baseline", "agreement")),
+        _column("points", (*ANSWERS, "points", "mean"), "{:+.1f}".format),
+        _column(f"{summary.level:.0%} from", (*ANSWERS, "points", "low"), "{:+.1f}".format),
+        _column("to", (*ANSWERS, "points", "high"), "{:+.1f}".format),
+        *([_column("gain kept %", ("visual_gain", "mean"), percent)] if summary.head else []),
+        _column("p (Holm)", (*ANSWERS, "p_holm"), _p),
+        _column("lost", (*ANSWERS, "lost"), str),
+        _column("gained", (*ANSWERS, "gained"), str),
+        _column("p (McNemar)", (*ANSWERS, "mcnemar"), _p),
+        _column("same answer", ("against_baseline", "agreement"), percent),
         Column(f"loses < {summary.margin:g}", _verdict, path=(*ANSWERS, "verdict")),
     ]
 
@@ -108,26 +130,26 @@ def comparison_columns(summary: Summary) -> list[Column]:
 def stage_columns(summary: Summary) -> list[Column]:
     """Where the time goes, and how it is distributed."""
     stages = [each.name for each in fields(StageTimes)]
-    used = [name for name in stages if any(row.latency and getattr(row.latency.mean, name) for row in summary.arms)]
+    used = [name for name in stages if any(value_at(row, ("latency", "mean", name)) for row in summary.arms)]
     return [
-        *(_time_column(name, "mean", name) for name in used),
-        _time_column("total p50", "median", "total"),
-        _time_column("total p95", "p95", "total"),
-        _time_column("step p50", "step_median"),
-        _time_column("step p95", "step_p95"),
-        Column("MiB KV", lambda row: _of_cost(row, lambda cost: cost.kv_cache_bytes / 2**20), path=KV_CACHE),
+        *(_column(name, ("latency", "mean", name), three_digits) for name in used),
+        _column("total p50", ("latency", "median", "total"), three_digits),
+        _column("total p95", ("latency", "p95", "total"), three_digits),
+        _column("step p50", ("latency", "step_median"), three_digits),
+        _column("step p95", ("latency", "step_p95"), three_digits),
+        _column("MiB KV", ("cost", "kv_cache_bytes"), lambda size: three_digits(size / 2**20)),
     ]
 
 
 def speedup_columns(summary: Summary) -> list[Column]:
     """What each arm saves of the baseline's time, and how much of what its FLOPs promise."""
     return [
-        _speedup_column("speed-up", "total", "mean"),
-        _speedup_column(f"{summary.level:.0%} from", "total", "low"),
-        _speedup_column("to", "total", "high"),
-        _speedup_column("prefill", "prefill", "mean"),
-        _speedup_column("realised", "realised"),
-        _speedup_column("causal", "realised_causal"),
+        _column("speed-up", (*SPEEDUP, "total", "mean"), "{:.2f}".format),
+        _column(f"{summary.level:.0%} from", (*SPEEDUP, "total", "low"), "{:.2f}".format),
+        _column("to", (*SPEEDUP, "total", "high"), "{:.2f}".format),
+        _column("prefill", (*SPEEDUP, "prefill", "mean"), "{:.2f}".format),
+        _column("realised", (*SPEEDUP, "realised"), "{:.2f}".format),
+        _column("causal", (*SPEEDUP, "realised_causal"), "{:.2f}".format),
     ]
 
 
@@ -136,7 +158,7 @@ def reuse_columns() -> list[Column]:
     return [Column(f"{times}x", partial(_asked_times, times=times)) for times in QUESTIONS]
 
 
-def found(part: Any, path: Sequence[str]) -> Any:
+def value_at(part: Any, path: Sequence[str]) -> Any:
     """What lies at a path in a part of the summary; None where some part on the way is None."""
     for name in path:
         if part is None:
@@ -156,14 +178,9 @@ def flops_unit(summary: Summary) -> tuple[float, str]:
     return next(((scale, unit) for scale, unit in UNITS if most >= scale), UNITS[-1])
 
 
-def percent(share: float | None) -> str:
+def percent(share: float) -> str:
     """A share in percent."""
-    return number(None if share is None else 100 * share, ".1f")
-
-
-def number(value: float | None, spec: str, suffix: str = "") -> str:
-    """A number, or a dash."""
-    return NOTHING if value is None else f"{value:{spec}}{suffix}"
+    return f"{100 * share:.1f}"
 
 
 def three_digits(value: float) -> str:
@@ -172,81 +189,51 @@ def three_digits(value: float) -> str:
     return f"{value:,.{min(3, max(0, digits))}f}"
 
 
-def _gain(row: ArmSummary) -> str:
-    return percent(row.visual_gain and row.visual_gain.mean)
+def _column(heading: str, path: tuple[str, ...], spell: Callable[[Any], str], rank: int = 0) -> Column:
+    """A column of numbers of the summary; a dash where there is none."""
+
+    def cell(row: ArmSummary) -> str:
+        value = value_at(row, path)
+        return NOTHING if value is None else spell(value)
+
+    return Column(heading, cell, rank, path)
+
+
+def _type_column(type_: str, summary: Summary) -> Column:
+    n = max((row.accuracy_by_type[type_].n for row in summary.arms if type_ in row.accuracy_by_type), default=0)
+    return _column(f"{type_ or 'no type'} (n={n})", ("accuracy_by_type", type_, "mean"), percent)
 
 
 def _accuracy(row: ArmSummary, decimals: int | None) -> str:
     if row.accuracy is None:
         return NOTHING
     bounds = [100 * row.accuracy.low, 100 * row.accuracy.high]
-    return f"{100 * row.accuracy.mean:.1f}{_bounds(bounds, decimals, '')}"
+    return f"{percent(row.accuracy.mean)}{_bounds(bounds, decimals, '')}"
 
 
 def _points(row: ArmSummary, decimals: int | None) -> str:
-    return _of_answers(
-        row, lambda each: f"{each.points.mean:+.1f}{_bounds([each.points.low, each.points.high], decimals, '+')}"
-    )
-
-
-def _total_speedup(row: ArmSummary, decimals: int | None) -> str:
-    speedup = None if row.against_baseline is None else row.against_baseline.speedup
-    if speedup is None:
+    answers: PairedAnswers | None = value_at(row, ANSWERS)
+    if answers is None:
         return NOTHING
-    bounds = [bound for bound in (speedup.total.low, speedup.total.high) if bound is not None]
-    return f"{speedup.total.mean:.2f}x{_bounds(bounds, None if decimals is None else 1 + decimals, '')}"
+    points = answers.points
+    return f"{points.mean:+.1f}{_bounds([points.low, points.high], decimals, '+')}"
+
+
+def _speedup(row: ArmSummary, decimals: int | None) -> str:
+    ratio: Ratio | None = value_at(row, (*SPEEDUP, "total"))
+    if ratio is None:
+        return NOTHING
+    bounds = [bound for bound in (ratio.low, ratio.high) if bound is not None]
+    return f"{ratio.mean:.2f}x{_bounds(bounds, None if decimals is None else 1 + decimals, '')}"
 
 
 def _bounds(bounds: Iterable[float], decimals: int | None, sign: str) -> str:
-    found = ", ".join(f"{bound:{sign}.{decimals}f}" for bound in bounds) if decimals is not None else ""
-    return f" [{found}]" if found else ""
-
-
-def _type_column(type_: str, summary: Summary) -> Column:
-    n = max((row.accuracy_by_type[type_].n for row in summary.arms if type_ in row.accuracy_by_type), default=0)
-
-    def cell(row: ArmSummary) -> str:
-        return percent(row.accuracy_by_type[type_].mean if type_ in row.accuracy_by_type else None)
-
-    return Column(f"{type_ or 'no type'} (n={n})", cell, path=("accuracy_by_type", type_, "mean"))
-
-
-def _of_cost(row: ArmSummary, value: Callable[[Cost], float]) -> str:
-    return NOTHING if row.cost is None else three_digits(value(row.cost))
-
-
-def _time(row: ArmSummary, value: Callable[[Latency], float | None]) -> str:
-    found = None if row.latency is None else value(row.latency)
-    return NOTHING if found is None else three_digits(found)
-
-
-def _time_column(heading: str, *path: str) -> Column:
-    return Column(heading, lambda row: _time(row, lambda latency: found(latency, path)), path=("latency", *path))
-
-
-def _speedup_column(heading: str, *path: str) -> Column:
-    def cell(row: ArmSummary) -> str:
-        speedup = None if row.against_baseline is None else row.against_baseline.speedup
-        return number(found(speedup, path), ".2f")
-
-    return Column(heading, cell, path=(*SPEEDUP, *path))
-
-
-def _answers_column(heading: str, cell: Callable[[PairedAnswers], str], *path: str) -> Column:
-    return Column(heading, lambda row: _of_answers(row, cell), path=(*ANSWERS, *path))
+    joined = ", ".join(f"{bound:{sign}.{decimals}f}" for bound in bounds) if decimals is not None else ""
+    return f" [{joined}]" if joined else ""
 
 
 def _asked_times(row: ArmSummary, times: int) -> str:
-    return _time(row, lambda latency: dict(latency.by_questions)[times])
-
-
-def _against(row: ArmSummary, name: str) -> float | None:
-    return None if row.against_baseline is None else getattr(row.against_baseline, name)
-
-
-def _of_answers(row: ArmSummary, cell: Callable[[PairedAnswers], str]) -> str:
-    answers = None if row.against_baseline is None else row.against_baseline.answers
-    return NOTHING if answers is None else cell(answers)
+    return NOTHING if row.latency is None else three_digits(dict(row.latency.by_questions)[times])
 
 
 def _p(value: float) -> str:
@@ -255,11 +242,8 @@ def _p(value: float) -> str:
 
 def _verdict(row: ArmSummary, short: bool = False) -> str:
     """A verdict, or how many questions it would take."""
-
-    def cell(answers: PairedAnswers) -> str:
-        if answers.verdict != "cannot tell":
-            return answers.verdict
-        needed = "over a million" if answers.samples_needed is None else f"{answers.samples_needed:,}"
-        return "?" if short else f"cannot tell; needs {needed}"
-
-    return _of_answers(row, cell)
+    answers: PairedAnswers | None = value_at(row, ANSWERS)
+    if answers is None or answers.verdict != "cannot tell":
+        return NOTHING if answers is None else answers.verdict
+    needed = "over a million" if answers.samples_needed is None else f"{answers.samples_needed:,}"
+    return "?" if short else f"cannot tell; needs {needed}"

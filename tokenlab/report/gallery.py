@@ -12,8 +12,10 @@ from pathlib import Path
 from tokenlab.errors import SampleError
 from tokenlab.metrics.answers import normalised
 from tokenlab.metrics.record import Record
+from tokenlab.report.files import write_whole
 from tokenlab.report.overlay import Pictures, strip
 from tokenlab.report.sidecar import AnswerTokens
+from tokenlab.trace import KEPT
 
 FOLDER, INDEX = "gallery", "gallery.json"
 SAMPLES = 40
@@ -79,7 +81,7 @@ def draw_gallery(
         plain = tuple(by_arm.pop("", ()))
         found.append(GallerySample(uid, plain, {arm: tuple(names) for arm, names in by_arm.items()}))
     text = json.dumps([asdict(sample) for sample in found], ensure_ascii=False)
-    (folder / FOLDER / INDEX).write_text(text + "\n", encoding="utf-8")
+    write_whole(folder / FOLDER / INDEX, text + "\n")
 
 
 def read_gallery(folder: Path) -> list[GallerySample]:
@@ -101,7 +103,7 @@ def _files(
     for medium, pictures in enumerate(media):
         yield (f"{number}-{medium}.jpg", ""), _jpeg(pictures, None, medium)
         for place, (arm, tokens) in enumerate(arms):
-            if tokens is not None and set("".join(each.fates for each in tokens.media)) != {"#"}:
+            if tokens is not None and set("".join(each.fates for each in tokens.media)) != {KEPT}:
                 yield (f"{number}-{medium}-{place}.jpg", arm), _jpeg(pictures, tokens, medium)
 
 

@@ -13,18 +13,9 @@ import jinja2
 from tokenlab.metrics.record import Record
 from tokenlab.metrics.summary import ArmSummary, Summary
 from tokenlab.report.captions import all_captions, headline
-from tokenlab.report.columns import (
-    Column,
-    answer_columns,
-    by_budget,
-    comparison_columns,
-    found,
-    main_columns,
-    reuse_columns,
-    speedup_columns,
-    stage_columns,
-)
+from tokenlab.report.columns import Column, by_budget, further_tables, main_columns, value_at
 from tokenlab.report.environment import Environment
+from tokenlab.report.files import ENVIRONMENT, write_whole
 from tokenlab.report.gallery import FOLDER, GallerySample, read_gallery
 from tokenlab.report.overlay import LEGEND
 from tokenlab.report.plots import answer_length_plot, as_svg, pareto_plots, stage_bars
@@ -81,7 +72,7 @@ def html_page(
         rows=rows,
         cells=cells,
         captions=list(all_captions(summary)),
-        sections=list(_sections(summary, rows)),
+        further=further_tables(summary),
         figures=list(_figures(summary)),
         heat=_heat(summary, rows, place),
         baseline=summary.baseline,
@@ -94,37 +85,21 @@ def html_page(
 def write_page(folders: Sequence[Path], target: Path, summary: Summary, records: Sequence[Record]) -> None:
     """Writes the page of one run or several to a file, whole or not at all."""
     galleries = {folder: read_gallery(folder) for folder in folders}
-    made_with = [folder / "environment.json" for folder in folders]
+    made_with = [folder / ENVIRONMENT for folder in folders]
     known = [Environment.from_json(path.read_text(encoding="utf-8")).line for path in made_with if path.exists()]
     title = ", ".join(folder.resolve().name for folder in folders)
-    draft = target.with_name(target.name + ".part")
-    draft.write_text(html_page(summary, records, galleries, title, "; ".join(dict.fromkeys(known))), encoding="utf-8")
-    draft.replace(target)
+    write_whole(target, html_page(summary, records, galleries, title, "; ".join(dict.fromkeys(known))))
 
 
 def _cell(column: Column, row: ArmSummary, place: int) -> Cell:
     if not column.path:
         return Cell(column.cell(row), "", None)
-    return Cell(column.cell(row), f"/arms/{place}/{_pointer(column.path)}", found(row, column.path))
+    return Cell(column.cell(row), f"/arms/{place}/{_pointer(column.path)}", value_at(row, column.path))
 
 
 def _pointer(path: Sequence[str]) -> str:
     """A JSON pointer (RFC 6901) without its first slash."""
     return "/".join(name.replace("~", "~0").replace("/", "~1") for name in path)
-
-
-def _sections(summary: Summary, rows: Sequence[ArmSummary]) -> Iterator[dict[str, Any]]:
-    others = [row for row in rows if row.against_baseline]
-    timed = [row for row in rows if row.latency]
-    for name, title, columns, shown in (
-        ("answers", "Accuracy by question type, %", answer_columns(summary), rows),
-        ("against", f"Answers against {summary.baseline}", comparison_columns(summary), others),
-        ("stages", "Milliseconds a query, means", stage_columns(summary), timed),
-        ("speedups", f"Time against {summary.baseline}", speedup_columns(summary), others if timed else []),
-        ("reuse", "Milliseconds a question, one medium asked about several times", reuse_columns(), timed),
-    ):
-        if columns and shown:
-            yield {"id": name, "title": title, "columns": columns, "rows": shown}
 
 
 def _figures(summary: Summary) -> Iterator[dict[str, str]]:

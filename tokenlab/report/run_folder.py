@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
@@ -22,14 +21,13 @@ from tokenlab.metrics.record import Record
 from tokenlab.metrics.summary import Summary, is_hopeless, read_records, summarise
 from tokenlab.report.console import Terminal
 from tokenlab.report.environment import Environment
+from tokenlab.report.files import CONFIG, ENVIRONMENT, RECORDS, write_whole
 from tokenlab.report.gallery import draw_gallery
 from tokenlab.report.html import PAGE, write_page
 from tokenlab.report.overlay import Pictures
 from tokenlab.report.scalars import log_summary
 from tokenlab.report.sidecar import TOKENS, AnswerTokens, read_tokens
 from tokenlab.report.terminal import terminal_report
-
-RECORDS, CONFIG, ENVIRONMENT = "records.jsonl", "config.yaml", "environment.json"
 
 
 class RunFolder(Callback):
@@ -273,11 +271,9 @@ def _new_folder(name: str) -> Path:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """All or nothing: a reader never sees half a file."""
-    draft = path.with_name(path.name + ".part")
+    """Writes a file of the run; names the setting to change where it cannot be written."""
     try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
+        write_whole(path, text)
     except OSError as error:
         raise _unwritable(path.parent, error) from error
 

@@ -13,16 +13,7 @@ from rich.text import Text
 
 from tokenlab.metrics.summary import ArmSummary, Summary
 from tokenlab.report.captions import all_captions, headline, short_captions
-from tokenlab.report.columns import (
-    Column,
-    answer_columns,
-    by_budget,
-    comparison_columns,
-    main_columns,
-    reuse_columns,
-    speedup_columns,
-    stage_columns,
-)
+from tokenlab.report.columns import Column, by_budget, further_tables, main_columns
 
 WIDE = 100  # columns of a terminal from which there is more room between those of a table
 NAMES = 24  # columns of a terminal that arms' names may take
@@ -38,18 +29,8 @@ def terminal_report(summary: Summary, width: int, verbose: bool = False) -> Grou
     parts += [Padding(Text(line), (0, 0, 0, 2)) for line in captions]
     if not verbose:
         return Group(*parts)
-    rows = by_budget(summary)
-    others = [row for row in rows if row.against_baseline]
-    timed = [row for row in rows if row.latency]
-    for title, columns, shown in (
-        ("Answers, %", answer_columns(summary), rows),
-        (f"Answers against {summary.baseline}", comparison_columns(summary), others),
-        ("Milliseconds a query, means", stage_columns(summary), timed),
-        (f"Time against {summary.baseline}", speedup_columns(summary), [row for row in others if row in timed]),
-        ("Milliseconds a question, one medium asked about", reuse_columns(), timed),
-    ):
-        if columns and shown:
-            parts += [Text(f"\n{title}", style="bold"), *_matrix(columns, shown, width)]
+    for table in further_tables(summary):
+        parts += [Text(f"\n{table.title}", style="bold"), *_matrix(table.columns, table.rows, width)]
     return Group(*parts)
 
 

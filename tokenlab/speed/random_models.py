@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from transformers import (
@@ -28,8 +28,6 @@ from tokenlab.errors import UserError
 from tokenlab.report.console import followed
 from tokenlab.testing.parts import template, words
 from tokenlab.testing.qwen import SPECIAL
-
-Thing = TypeVar("Thing")
 
 NO_LIMIT = {"shortest_edge": 1, "longest_edge": 2**40}
 """Of pixels: Qwen's frames are read at the size that is asked for."""

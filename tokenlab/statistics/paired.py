@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp
 from typing import Literal
 
@@ -59,6 +59,12 @@ def paired_difference(ours: Values, theirs: Values, clusters: Clusters, level: f
         return Difference(0.0, -unseen, unseen, len(x), count)
     half = float(stats.t.ppf((1 + level) / 2, count - 1)) * _standard_error(x, member, count)
     return Difference(mean, mean - half, mean + half, len(x), count)
+
+
+def difference_in_points(ours: Values, theirs: Values, clusters: Clusters, level: float = LEVEL) -> Difference:
+    """`paired_difference` of right and wrong answers, in percentage points."""
+    share = paired_difference(ours, theirs, clusters, level)
+    return replace(share, mean=100 * share.mean, low=100 * share.low, high=100 * share.high)
 
 
 @dataclass(frozen=True)

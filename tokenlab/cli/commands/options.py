@@ -27,6 +27,24 @@ class Parser(argparse.ArgumentParser):
             f"{mistake[1]}: {mistake[2]}" if mistake else short_message(message, self._option_string_actions)
         )
 
+    @classmethod
+    def of_page(cls, command: str, description: str, examples: str | None = None) -> Parser:
+        """One whose help is a page of its own layout, and whose options are written out."""
+        return cls(
+            prog=f"tokenlab {command}",
+            description=description,
+            epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def read(self, argv: Sequence[str]) -> argparse.Namespace | None:
+        """The options; None where help is asked for, which is printed, whatever else is wrong."""
+        if {"-h", "--help"} & set(argv):
+            self.print_help()
+            return None
+        return self.parse_args(list(argv))
+
 
 def whole_number(least: int) -> Callable[[str], int]:
     """The type of an option that counts something."""

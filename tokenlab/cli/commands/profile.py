@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Callable
@@ -38,11 +37,8 @@ examples:
 
 def show(argv: list[str]) -> int:
     """Prints the table of all pipelines' prices."""
-    parser = _parser()
-    if {"-h", "--help"} & set(argv):
-        parser.print_help()
+    if (arguments := _parser().read(argv)) is None:
         return 0
-    arguments = parser.parse_args(argv)
     pipelines = read_pipelines(arguments.pipeline)
     target = writable(arguments.json)
 
@@ -67,14 +63,8 @@ def show(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="tokenlab profile",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    parser = Parser.of_page("profile", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add("--checkpoint", required=True, metavar="NAME", help="one of the above, a folder, a config.json, or a hub id")
     add(

@@ -13,7 +13,7 @@ from tokenlab.metrics.comparison import PairedAnswers
 from tokenlab.metrics.record import Record
 from tokenlab.metrics.summary import BASELINE, MARGIN, ArmSummary, Summary, read_records, summarise
 from tokenlab.report.console import Terminal
-from tokenlab.report.run_folder import RECORDS
+from tokenlab.report.files import RECORDS
 from tokenlab.report.tables import csv_table, latex_table, markdown_table
 from tokenlab.report.terminal import terminal_report
 

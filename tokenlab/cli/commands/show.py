@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,11 +27,8 @@ example:
 
 def show(argv: Sequence[str]) -> int:
     """Prints an answer a pipeline, and writes the picture; 3 if a pipeline could not answer."""
-    parser = _parser()
-    if {"-h", "--help"} & set(argv):
-        parser.print_help()
+    if (options := _parser().read(argv)) is None:
         return 0
-    options = parser.parse_args(list(argv))
     arms = read_pipelines(options.pipeline)
     target = Path(options.output)
     if not target.absolute().parent.is_dir():
@@ -83,14 +79,8 @@ def _read(path: Path, num_frames: int) -> Frames:
         raise UserError(f"show: {error}") from error
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="tokenlab show",
-        description=DESCRIPTION,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    parser = Parser.of_page("show", DESCRIPTION, EXAMPLE)
     add = parser.add_argument
     add("file", metavar="VIDEO", help="a video or an image")
     add("question", metavar="QUESTION")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from rich import box
@@ -20,7 +19,7 @@ from tokenlab.errors import UserError
 from tokenlab.metrics.record import Record
 from tokenlab.report.console import Terminal
 from tokenlab.report.environment import Environment
-from tokenlab.report.run_folder import CONFIG, ENVIRONMENT, RECORDS
+from tokenlab.report.files import CONFIG, ENVIRONMENT, RECORDS
 from tokenlab.report.sidecar import TOKENS, read_tokens
 
 SHOWN = 10
@@ -60,11 +59,8 @@ class Found:
 
 def show(argv: Sequence[str]) -> int:
     """Prints what is the same and what is not; 1 if something differs."""
-    parser = _parser()
-    if {"-h", "--help"} & set(argv):
-        parser.print_help()
+    if (options := _parser().read(argv)) is None:
         return 0
-    options = parser.parse_args(list(argv))
     folder = Path(options.run)
     records = read_run(folder)
     if not (folder / CONFIG).is_file() or not (folder / ENVIRONMENT).is_file():
@@ -146,21 +142,12 @@ def _table(found: Sequence[Found]) -> Table:
     for heading in ("compared", "same answer", "same tokens", "same FLOPs"):
         table.add_column(heading, justify="right", no_wrap=True)
     for each in found:
-        table.add_row(each.arm, *map(str, _counts(each)))
+        table.add_row(*map(str, astuple(each)))
     return table
 
 
-def _counts(found: Found) -> Iterator[int]:
-    yield from (found.compared, found.answers, found.tokens, found.flops)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="tokenlab verify",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    parser = Parser.of_page("verify", DESCRIPTION)
     parser.add_argument("run", metavar="RUN", help="a run folder")
     parser.add_argument("--samples", type=whole_number(1), default=20, metavar="N", help="questions (default: 20)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which questions are drawn (default: 0)")
