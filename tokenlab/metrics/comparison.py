@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from tokenlab.metrics.answers import exact_match
+from tokenlab.metrics.drift import Drift, drift_of
 from tokenlab.metrics.latency import Speedup, speedup_of
 from tokenlab.metrics.record import Record
 from tokenlab.statistics.paired import (
@@ -54,6 +55,7 @@ class Comparison:
         answers: Over the questions that both have been asked.
         by_type: By question type, the difference of accuracy in percentage points, with its interval.
         agreement: Share of the baseline's answers that the arm repeats, right or wrong; a failed sample does not.
+        drift: How the answers differ besides; None where no question was answered by both.
         flops_ratio: Mean FLOPs / the baseline's, over the samples that both answered; below 1 is cheaper.
         causal_flops_ratio: The same of FLOPs that no mask hides.
         speedup: Of times; None where none were taken of both.
@@ -62,6 +64,7 @@ class Comparison:
     answers: PairedAnswers | None
     by_type: dict[str, Difference]
     agreement: float | None
+    drift: Drift | None
     flops_ratio: float | None
     causal_flops_ratio: float | None
     speedup: Speedup | None
@@ -103,6 +106,7 @@ def _compare(
         answers=answers,
         by_type={type_: difference_in_points(*_right(types[type_]), level) for type_ in sorted(types)},
         agreement=fmean(_same_answer(*pair) for pair in referenced) if referenced else None,
+        drift=drift_of(answered),
         flops_ratio=ratio(lambda r: r.flops.total),
         causal_flops_ratio=ratio(lambda r: r.flops.causal),
         speedup=speedup_of(records, baseline, level),

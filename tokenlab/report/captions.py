@@ -50,6 +50,7 @@ def all_captions(summary: Summary) -> Iterator[str]:
     yield f"[{summary.level:.0%}]: intervals by Student's t over videos; of accuracy, Wilson's on an effective size."
     if any(row.arm == summary.baseline for row in summary.arms):
         yield "p: Holm's hold for all arms together; McNemar's takes questions for independent."
+        yield "drift: how far the shares of answers are from the baseline's, total variation; x length: in tokens."
     yield "FLOPs: 2 a multiply-add, of each query's own length, without padding."
     yield from _timing(summary)
     if summary.padding_waste is not None:

@@ -123,6 +123,8 @@ def comparison_columns(summary: Summary) -> list[Column]:
         _column("gained", (*ANSWERS, "gained"), str),
         _column("p (McNemar)", (*ANSWERS, "mcnemar"), _p),
         _column("same answer", ("against_baseline", "agreement"), percent),
+        _column("drift %", ("against_baseline", "drift", "distance"), percent),
+        _column("x length", ("against_baseline", "drift", "length_ratio"), "{:.2f}".format),
         Column(f"loses < {summary.margin:g}", _verdict, path=(*ANSWERS, "verdict")),
     ]
 
