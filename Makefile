@@ -2,7 +2,7 @@
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: setup check test test-all facts
+.PHONY: setup check test test-all facts notebooks
 
 setup: $(VENV)/installed
 
@@ -29,3 +29,7 @@ test-all: setup
 # what `tokenlab compressors` lists, and the page of docs; a test keeps both fresh
 facts: setup
 	$(BIN)/python -m tests.compressors.facts
+
+# runs every notebook and keeps its outputs
+notebooks: setup
+	$(BIN)/python -m tests.notebooks

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenlab.cli import _COMMANDS
+from tokenlab.cli import COMMANDS
 from tokenlab.compressors import REGISTRY
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +36,7 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_exist(page):
-    assert set(re.findall(r"\btokenlab (\w+)", shell(page))) <= _COMMANDS.keys()
+    assert set(re.findall(r"\btokenlab (\w+)", shell(page))) <= COMMANDS.keys()
 
 
 def test_ci_runs_what_readme_says():

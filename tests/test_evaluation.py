@@ -84,7 +84,8 @@ def videos(tmp_path_factory) -> Path:
 def evaluate(checkpoint: Path, videos: Path, folder: Path, arms=ARMS, *, questions="good", **data) -> list[Record]:
     pipelines = {arm: [REGISTRY[name](retention_ratio=ratio) for name, ratio in steps] for arm, steps in arms.items()}
     settings = MLLM(checkpoint=str(checkpoint), max_new_tokens=5, batch_size=data.pop("llm_batch", 8))
-    module = Evaluation(settings, pipelines, seed=data.pop("seed", 0), timed_questions=data.pop("timed", 0))
+    taken = {f"{kind}_questions": data.pop(kind, number) for kind, number in (("timed", 0), ("scored", 2))}
+    module = Evaluation(settings, pipelines, seed=data.pop("seed", 0), **taken)
     data = {"num_frames": 6, "num_workers": 0, **data}
     trainer = quiet_trainer(folder)
     trainer.validate(module, Jsonl(str(videos / f"{questions}.jsonl"), **data), verbose=False)
@@ -144,6 +145,23 @@ def test_counts_come_from_what_was_applied(records):
         assert joint.flops.prefill < full.flops.prefill
         assert joint.flops.tower == full.flops.tower
         assert (off.answer, off.flops, off.positions) == (full.answer, full.flops, [])
+
+
+def test_likelihoods_are_taken_of_the_first_question_of_each_video(records):
+    scored = [record for record in records if record.divergence is not None]
+    assert Counter(record.arm for record in scored) == dict.fromkeys(ARMS, 2)
+    assert len({record.cluster for record in scored}) == 2
+    assert all(record.divergence == 0 for record in scored if record.arm in ("full", "off"))
+    assert all(record.divergence > 0 for record in scored if record.arm in ("random", "topic"))
+
+
+def test_the_same_tokens_serve_all_questions_where_no_question_chooses(records):
+    chosen = {}
+    for record in records:
+        chosen.setdefault((record.arm, record.cluster), set()).add(record.tokens_hash)
+    assert all(len(hashes) == 1 for (arm, _), hashes in chosen.items() if arm in ("full", "similarity", "topic"))
+    assert any(len(hashes) == 2 for (arm, _), hashes in chosen.items() if arm == "random")
+    assert all(chosen["full", video] != chosen["topic", video] for _, video in chosen)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def config(tmp_path_factory, checkpoints) -> Path:
     (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     mllm = {"checkpoint": str(checkpoints["llava"]), "max_new_tokens": 4}
     settings = {
-        "model": {"mllm": mllm, "pipelines": ARMS, "timed_questions": 2},
+        "model": {"mllm": mllm, "pipelines": ARMS, "timed_questions": 2, "scored_questions": 3},
         "data": {"jsonl": {"file": str(folder / "questions.jsonl"), "root": str(folder), "num_workers": 0}},
         "trainer": {"accelerator": "cpu", "logger": False, "enable_progress_bar": False},
     }
@@ -112,6 +112,20 @@ def test_a_run_goes_on_behind_its_last_whole_record(config, whole, tmp_path, mon
     assert sorted(uid for _, uid in asked) == sorted(each.uid for each in answered)
     assert timed <= set(asked)  # no recorded sample is answered again, not even for its times
     assert bool(timed) == (records < TOTAL - 1)
+
+
+def test_a_share_of_the_data_is_taken_once(config, tmp_path):
+    """A limit that is a share is one of the whole data, also where half of that is answered, or verified."""
+    half, folder = arguments(config, tmp_path / "half", "--trainer.limit_val_batches=0.5"), tmp_path / "run"
+    assert main(half) == 0
+    records = read_records(tmp_path / "half" / "records.jsonl")
+    assert len(records) == TOTAL // 2
+    broken_off(tmp_path / "half", folder, TOTAL // 4)
+    assert main(arguments(config, folder, "--trainer.limit_val_batches=0.5")) == 0
+    assert {(each.arm, each.uid) for each in read_records(folder / "records.jsonl")} == {
+        (each.arm, each.uid) for each in records
+    }
+    assert main(["verify", str(folder)]) == 0
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from tokenlab.data.samples import Clip, Sample
 from tokenlab.errors import SampleError, UserError
 from tokenlab.metrics.answers import exact_match
 from tokenlab.metrics.choices import read_choice
+from tokenlab.metrics.counts import token_counts
 from tokenlab.metrics.record import Milliseconds, Record
 from tokenlab.models.checkpoint import check_settings, load_config, weights_fingerprint
 from tokenlab.models.costs.flops import ModelCosts
@@ -33,6 +34,7 @@ from tokenlab.models.hf import windows_of
 from tokenlab.models.latency import TimedAnswer, time_arms
 from tokenlab.models.mllm import LoadedModel
 from tokenlab.models.request import Answer, in_order
+from tokenlab.models.scoring import Likelihoods, ScoredQuestion, check_windows
 from tokenlab.models.settings import MLLM
 from tokenlab.models.vision.auxiliary import check_auxiliary
 from tokenlab.models.vision.frame_selection import FRAME_SCORES
@@ -41,7 +43,6 @@ from tokenlab.report.environment import Environment
 from tokenlab.report.overlay import Pictures, pictures_of
 from tokenlab.report.run_folder import RunFolder
 from tokenlab.report.sidecar import AnswerTokens
-from tokenlab.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,10 @@ class Evaluation(LightningModule):
         seed: Seed of all noise that compressors draw.
         controls: Adds to each arm the controls that it has to beat: chance, pooling, fewer frames, no visual token.
         timed_questions: On how many questions the arms are timed, before all questions are answered; 0 times none.
+        timed_batch_sizes: In which batches each timed question is answered besides, such as `[2, 4, 8]`, to see how
+            many queries a second go through; a batch that does not fit into memory ends the list. None by default.
+        scored_questions: On how many questions the likelihoods of answers are compared with the untouched model's: it
+            tells arms apart on fewer questions than right and wrong do. Takes a second prefill of each.
 
     Attributes:
         only: Questions that are asked; None asks all.
@@ -77,11 +82,17 @@ class Evaluation(LightningModule):
         seed: int = 0,
         timed_questions: int = 32,
         controls: bool = False,
+        scored_questions: int = 0,
+        timed_batch_sizes: list[int] | None = None,
     ) -> None:
         super().__init__()
-        if timed_questions < 0:
-            raise UserError(f"model.timed_questions is {timed_questions}, but must be at least 0, which times none")
-        self.timed_questions = timed_questions
+        for key, number in (("timed_questions", timed_questions), ("scored_questions", scored_questions)):
+            if number < 0:
+                raise UserError(f"model.{key} is {number}, but must be at least 0, which takes none")
+        self.timed_batch_sizes = sorted(set(timed_batch_sizes or ()))
+        if min(self.timed_batch_sizes, default=2) < 2:
+            raise UserError(f"model.timed_batch_sizes is {timed_batch_sizes}, but batches are of 2 prompts or more")
+        self.timed_questions, self.scored_questions = timed_questions, scored_questions
         self.timed: dict[tuple[str, str], TimedAnswer] = {}
         self.settings, self.seed = mllm, seed
         self.pipelines = {arm: Pipeline(tuple(compressors)) for arm, compressors in pipelines.items()}
@@ -95,6 +106,8 @@ class Evaluation(LightningModule):
         family = family_of(self.config)
         check_auxiliary(mllm, self.config, family)
         check_pipelines(family, self.pipelines, mllm.auxiliary, mllm.attn_implementation, windows_of(self.config))
+        if scored_questions:
+            check_windows(self.config, "model.scored_questions")
         self.only: frozenset[str] | None = None
         self.num_failed = self.tokens_read = self.tokens_padded = 0
 
@@ -113,6 +126,7 @@ class Evaluation(LightningModule):
         print(self.needed_memory(planned, device).line(device, free_memory(device)), file=sys.stderr)
         self.loaded = LoadedModel.load(self.settings, self.seed).to(device)
         self.arms = self._name_arms()
+        self.run_folder.arms_planned = len(self.arms)
         run, kernel = self.run_folder, self.config._attn_implementation or self.settings.attn_implementation
         run.keep_environment(
             Environment.here(
@@ -121,9 +135,11 @@ class Evaluation(LightningModule):
         )
         by_uid = {sample.uid: entry for entry in planned for sample in entry.samples}
         run.pictures_of = partial(self.pictures_of, by_uid)
-        if run.records or self.only is not None:
-            self.num_failed = sum(record.status == "failed" for record in run.records)
-            self._lightning.datamodule.ask_only(SPLITS[stage], self._without_recorded(planned))
+        self.num_failed = sum(record.status == "failed" for record in run.records)
+        self._lightning.datamodule.ask_only(SPLITS[stage], self._without_recorded(planned))
+        setattr(self.trainer, LIMITS[stage], 1.0)  # spent: Lightning would take a share of what is left once more
+        scored = first_questions(planned, self.scored_questions)
+        self.scored = {sample.uid for entry in scored for sample in entry.samples}
         self._time_arms(planned)
 
     def _time_arms(self, planned: Sequence[ClipEntry]) -> None:
@@ -135,17 +151,26 @@ class Evaluation(LightningModule):
             for clip in self._lightning.datamodule.read_in_turn(entries)
             for sample in clip.samples
         )
-        for timed in followed(time_arms(self.loaded, questions, self.seed), "Timing", total):
+        answers = time_arms(self.loaded, questions, self.seed, batch_sizes=self.timed_batch_sizes)
+        for timed in followed(answers, "Timing", total):
             if timed.answer.error is None:
                 self.timed[timed.arm, timed.answer.sample.uid] = timed
 
     def validation_step(self, batch: Sequence[Clip], _: int) -> None:
         """Every arm answers every question about the batch's clips; each answer is recorded at once."""
         cache = EncodeCache(self.needs)
+        questions = {sample.uid: (clip, sample) for clip in batch for sample in clip.samples}
+        scored = {
+            uid: ScoredQuestion.begin(self.loaded, *question, cache)
+            for uid, question in questions.items()
+            if uid in self.scored
+        }
         for arm in [arm for arm in self.arms if not self.run_folder.is_hopeless(arm.name)]:
             left = [self._left_of(clip, arm) for clip in batch]
             for answer in self.loaded.answer([clip for clip in left if clip.samples], arm.pipeline, cache):
-                record = self.record(arm, answer)
+                question = scored.get(answer.sample.uid)
+                likelihoods = question.likelihoods(arm.pipeline) if question and answer.trace else None
+                record = self.record(arm, answer, likelihoods)
                 self.num_failed += record.status == "failed"
                 self.run_folder.write(record, self._tokens_of(arm, answer))
                 self.tokens_read += record.prefill_tokens + answer.padding
@@ -186,7 +211,7 @@ class Evaluation(LightningModule):
         shown = [clip.media[part] for part in in_order(sample, clip) if isinstance(part, int)]
         return [pictures_of(self.loaded.media, frames) for frames in shown]
 
-    def record(self, arm: Arm, answer: Answer) -> Record:
+    def record(self, arm: Arm, answer: Answer, likelihoods: Likelihoods | None = None) -> Record:
         """What is kept of one answer."""
         sample = answer.sample
         about: dict[str, Any] = {
@@ -218,6 +243,8 @@ class Evaluation(LightningModule):
             peak_memory_bytes=answer.peak_memory_bytes,
             batch_size=self.loaded.batch_size,
             **times_of(self.timed.get((arm.name, sample.uid))),
+            divergence=likelihoods and likelihoods.divergence,
+            option_likelihoods=list(likelihoods.options) if likelihoods else [],
         )
 
     def needed_memory(self, entries: Sequence[ClipEntry], device: torch.device) -> MemoryNeed:
@@ -311,23 +338,5 @@ def times_of(timed: TimedAnswer | None) -> dict[str, Any]:
         "milliseconds": Milliseconds(**timed.milliseconds, steps=timed.steps),
         "attention_kernels": list(timed.kernels),
         "answer_alone": timed.answer.text,
+        "milliseconds_in_batches": list(timed.in_batches),
     }
-
-
-def token_counts(trace: Trace) -> dict[str, Any]:
-    """A record's token counts, all read off the trace of what was applied."""
-    return {
-        "visual_tokens_in": trace.visual_tokens_in,
-        "visual_tokens_out": trace.visual_tokens_out,
-        "tokens_after": _tokens_after(trace),
-        "frames_encoded": sum(time_steps for time_steps, _, _ in trace.grids),
-        "prompt_tokens": trace.prompt_tokens,
-        "prefill_tokens": trace.prefill_tokens,
-        "generated_tokens": trace.generated_tokens,
-    }
-
-
-def _tokens_after(trace: Trace) -> list[tuple[str, int]]:
-    """Visual tokens left after each method; one that acts at many points counts once, when it is done."""
-    counts = {applied.compressor: trace.visual_tokens_after(k) for k, applied in enumerate(trace.reductions, 1)}
-    return list(counts.items())

@@ -5,6 +5,7 @@ Every stage hands on a trace of its own part; the parts add up.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, fields
 
@@ -131,6 +132,17 @@ class Trace:
         for token, members in zip(left.anchor.tolist(), left.lengths.tolist(), strict=True):
             fates[token] = GATHERED if members else KEPT
         return "".join(fates)
+
+    @property
+    def choice(self) -> str:
+        """A hash that is the same where the same tokens of the same frames are left, with the same ones merged."""
+        chosen = hashlib.blake2b(digest_size=8)
+        for medium in self.media:
+            chosen.update(repr((medium.frames, medium.shapes)).encode())
+        for reduction in self.left:
+            for part in (reduction.anchor, reduction.member, reduction.lengths):
+                chosen.update(repr(part.tolist()).encode())
+        return chosen.hexdigest()
 
     @property
     def visual_tokens_in(self) -> int:

@@ -55,3 +55,12 @@ def test_speedups_are_of_the_same_questions():
     assert found.realised == pytest.approx(found.total.mean / 4)
     assert found.realised_causal == pytest.approx(found.total.mean / 3)
     assert speedup_of([record(0, None)], full, 0.95) is None
+
+
+def test_throughput_is_of_batches_that_every_question_was_timed_in():
+    rows = [
+        record(0, times(), milliseconds_in_batches=[(2, 20.0), (4, 12.0)]),
+        record(1, times(), milliseconds_in_batches=[(2, 30.0)]),
+    ]
+    assert latency_of(rows).throughput == ((1, pytest.approx(1000 / 30)), (2, pytest.approx(40)))
+    assert latency_of([*rows, record(2, times())]).throughput == ()

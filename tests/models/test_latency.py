@@ -104,3 +104,21 @@ def test_what_cannot_be_answered_has_no_times(mllm):
     empty = replace(clip, samples=(replace(clip.samples[0], question=" "),))
     (timed,) = time_arms(mllm, questions([empty], {"full": Pipeline()}))
     assert timed.answer.error == "the question is empty"
+
+
+def test_batches_are_of_copies_of_the_prompt(mllm, monkeypatch):
+    sizes, generate = [], LoadedModel.generate
+
+    def counting(self, requests):
+        sizes.append(len(requests))
+        if len(requests) == 8:
+            raise torch.OutOfMemoryError("no room")
+        return generate(self, requests)
+
+    monkeypatch.setattr(LoadedModel, "generate", counting)
+    clip = video_clips()[0]
+    arms = {"topic": ARMS["topic"]}
+    (timed, *_) = time_arms(mllm, questions([replace(clip, samples=clip.samples[:1])], arms), batch_sizes=(2, 4, 8, 16))
+    assert sizes == [1, 1, 2, 4, 8]  # one to warm up; what does not fit ends the list
+    assert [size for size, _ in timed.in_batches] == [2, 4]
+    assert all(milliseconds > 0 for _, milliseconds in timed.in_batches)

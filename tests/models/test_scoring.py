@@ -1,5 +1,7 @@
 """Log-likelihoods of options: one prefill, and the numbers of a forward for each option by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ from tokenlab.models.costs.flops import ModelCosts
 from tokenlab.models.costs.price import price
 from tokenlab.models.counter import flop_counter
 from tokenlab.models.encode_cache import EncodeCache
-from tokenlab.models.scoring import score
+from tokenlab.models.scoring import ScoredQuestion, divergence, own_answer, score
 from tokenlab.testing.stubs import KEEPING
 
 OPTIONS = ("red circle", "blue", "green square moves left", "red")
@@ -64,6 +66,47 @@ def test_keeping_all_scores_like_the_baseline_model(harness: Harness):
         assert found == plain
 
 
+@pytest.mark.parametrize("name", SCORED)
+def test_own_answers_are_generates(harness: Harness, name):
+    """Token by token, whatever acts in grid, layers or cache; and each distribution is that before the token."""
+    if name not in possible(harness.family, SCORED):
+        pytest.skip("this family cannot have it")
+    pipeline, mllm = SCORED[name], harness.loaded
+    for clip in harness.clips[:2]:
+        request = mllm.prepare(clip, clip.samples[0], pipeline, EncodeCache(pipeline.needs()))
+        own = own_answer(mllm, request)
+        assert own.ids == mllm.generate([request])[0].ids
+        read = score(mllm, request, ["red"], own.ids)
+        assert torch.equal(read.next_tokens, own.next_tokens)
+        assert divergence(read.next_tokens, own.next_tokens) == 0
+
+
+def test_divergence_is_the_sum_over_the_vocabulary():
+    ours, reference = (torch.randn(3, 7, generator=torch.Generator().manual_seed(k)).log_softmax(-1) for k in (0, 1))
+    by_hand = sum(p * (p.log() - q) for p, q in zip(reference.exp().flatten(), ours.flatten(), strict=True)) / 3
+    assert divergence(ours, reference) == pytest.approx(float(by_hand), rel=1e-5)
+    assert divergence(ours, reference) != pytest.approx(divergence(reference, ours))
+
+
+def test_an_arm_is_as_far_from_the_untouched_model_as_its_tokens(harness: Harness):
+    mllm, clip = harness.loaded, harness.clips[0]
+    question = ScoredQuestion.begin(mllm, clip, clip.samples[0], EncodeCache(frozenset()))
+    assert question is not None
+    for pipeline in (Pipeline(), *possible(harness.family, KEEPING).values()):
+        assert replace(question, cache=EncodeCache(pipeline.needs())).likelihoods(pipeline).divergence == 0
+    assert question.likelihoods(Pipeline.of("random@0.3")).divergence > 0
+
+
+def test_options_are_scored_by_their_letters(harness: Harness):
+    mllm, clip = harness.loaded, harness.clips[0]
+    sample = replace(clip.samples[0], options=("red", "blue"))
+    question = ScoredQuestion.begin(mllm, clip, sample, EncodeCache(frozenset()))
+    assert question is not None
+    request = mllm.prepare(clip, sample, Pipeline(), EncodeCache(frozenset()))
+    assert question.likelihoods(Pipeline()).options == score(mllm, request, ["A", "B"]).log_likelihoods
+    assert ScoredQuestion.begin(mllm, replace(clip, media=None), sample, EncodeCache(frozenset())) is None
+
+
 @pytest.mark.parametrize(
     "pipeline",
     [Pipeline(), SCORED["random"], Pipeline((thinning((1, "after_attention"), positions="renumber"),))],
@@ -74,7 +117,7 @@ def test_flops_equal_the_counter(harness: Harness, pipeline):
     costs = ModelCosts(mllm.config, mllm.family)
     request = mllm.prepare(clip, clip.samples[0], pipeline, EncodeCache(frozenset()))
     with flop_counter() as counted:
-        scores = score(mllm, request, OPTIONS)
+        scores = score(mllm, request, OPTIONS, answer=(5, 6, 7))
     priced = price(scores.trace, costs)
     assert priced.prefill + priced.decode == counted.get_total_flops()
 

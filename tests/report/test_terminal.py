@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from tests.metrics.test_summary import record
 from tokenlab.metrics.record import Flops, Milliseconds, Record
 from tokenlab.metrics.summary import summarise
 from tokenlab.report.tables import markdown_table
-from tokenlab.report.terminal import terminal_report
+from tokenlab.report.terminal import first_answers, terminal_report
 
 SEVEN = ["full", "random", "differential", "similarity", "topic", "text", "joint"]
 THIRTY = ["full", *(f"arm{index}" for index in range(29))]
@@ -150,3 +151,16 @@ def test_markdown_has_one_row_an_arm_and_escapes_bars():
     assert lines[1].startswith("| --- | ---: |")
     assert lines[3].startswith("| a\\|b | - | - | - | * | 56,448 | 50.0 |")
     assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|")
+
+
+def test_where_nobody_knows_what_is_right_answers_are_shown():
+    rows = [replace(record(uid, arm, f"answer {uid}"), expected=[]) for uid in range(7) for arm in ("full", "topic")]
+    rows[1] = replace(rows[1], status="failed", answer=None, error="no frame")
+    console = Console(width=60, record=True, file=io.StringIO())
+    console.print(first_answers(rows))
+    text = console.export_text()
+    assert "0: ?" in text
+    assert "failed: no frame" in text
+    assert "answer 4" in text
+    assert "answer 5" not in text
+    assert "2 more questions: see records.jsonl" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from signal import SIGPIPE
 
 from tokenlab import __version__
@@ -37,6 +38,8 @@ Extend:
   check         whether a compressor, yours too, keeps what all of them promise; `tokenlab compressors new` writes one
   shapes        rebuild the embedded model and the video world it was trained on
 
+Help:
+  completion    what your shell needs to finish commands, settings and names at a press of Tab
   COMMAND --help, --version
 
 Examples:
@@ -83,11 +86,15 @@ def _unread() -> int:
 
 def _command(name: str) -> Callable[[list[str]], int]:
     """The function behind a command, imported only now."""
-    if name not in _COMMANDS:
+    if name == "fit":
+        raise UserError(
+            "there is no fit: models are frozen and compressors learn nothing; use validate, test or predict"
+        )
+    if name not in COMMANDS:
         from tokenlab.schema.arguments import suggest
 
-        raise UserError(f"there is no command {name!r}{suggest(name, _COMMANDS)} (tokenlab --help lists them)")
-    return _COMMANDS[name]
+        raise UserError(f"there is no command {name!r}{suggest(name, COMMANDS)} (tokenlab --help lists them)")
+    return COMMANDS[name]
 
 
 def _run(command: str) -> Callable[[list[str]], int]:
@@ -99,90 +106,27 @@ def _run(command: str) -> Callable[[list[str]], int]:
     return start
 
 
-def _fit(argv: list[str]) -> int:
-    raise UserError("there is no fit: models are frozen and compressors learn nothing; use validate, test or predict")
+def _page(command: str) -> Callable[[list[str]], int]:
+    def start(argv: list[str]) -> int:
+        return import_module(f"tokenlab.cli.commands.{command}").show(argv)
+
+    return start
 
 
-def _compressors(argv: list[str]) -> int:
-    from tokenlab.cli.commands.compressors import show
+PAGES = (
+    "compressors",
+    "models",
+    "show",
+    "profile",
+    "bench",
+    "doctor",
+    "calibrate",
+    "check",
+    "completion",
+    "report",
+    "verify",
+    "shapes",
+)
+"""Commands with a file of their own."""
 
-    return show(argv)
-
-
-def _models(argv: list[str]) -> int:
-    from tokenlab.cli.commands.models import show
-
-    return show(argv)
-
-
-def _show(argv: list[str]) -> int:
-    from tokenlab.cli.commands.show import show
-
-    return show(argv)
-
-
-def _profile(argv: list[str]) -> int:
-    from tokenlab.cli.commands.profile import show
-
-    return show(argv)
-
-
-def _bench(argv: list[str]) -> int:
-    from tokenlab.cli.commands.bench import show
-
-    return show(argv)
-
-
-def _doctor(argv: list[str]) -> int:
-    from tokenlab.cli.commands.doctor import show
-
-    return show(argv)
-
-
-def _calibrate(argv: list[str]) -> int:
-    from tokenlab.cli.commands.calibrate import show
-
-    return show(argv)
-
-
-def _check(argv: list[str]) -> int:
-    from tokenlab.cli.commands.check import show
-
-    return show(argv)
-
-
-def _report(argv: list[str]) -> int:
-    from tokenlab.cli.commands.report import show
-
-    return show(argv)
-
-
-def _verify(argv: list[str]) -> int:
-    from tokenlab.cli.commands.verify import show
-
-    return show(argv)
-
-
-def _shapes(argv: list[str]) -> int:
-    from tokenlab.cli.commands.shapes import show
-
-    return show(argv)
-
-
-_COMMANDS = {
-    "validate": _run("validate"),
-    "test": _run("test"),
-    "predict": _run("predict"),
-    "compressors": _compressors,
-    "models": _models,
-    "show": _show,
-    "profile": _profile,
-    "bench": _bench,
-    "doctor": _doctor,
-    "calibrate": _calibrate,
-    "check": _check,
-    "report": _report,
-    "verify": _verify,
-    "shapes": _shapes,
-    "fit": _fit,
-}
+COMMANDS = {name: _run(name) for name in ("validate", "test", "predict")} | {name: _page(name) for name in PAGES}

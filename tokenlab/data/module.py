@@ -155,7 +155,7 @@ class QuestionData(LightningDataModule, ABC):
         return decoded_in_turn(self._dataset(entries), len(entries), in_process=not self.num_workers)
 
     def ask_only(self, split: Split, entries: list[ClipEntry]) -> None:
-        """Leaves out what a run that is resumed has been answered already."""
+        """Cuts a split to what a run has to ask: within its limits, and not answered before it broke off."""
         self._left[split] = entries
 
     def setup(self, stage: str) -> None:

@@ -9,9 +9,11 @@ from statistics import fmean
 from tokenlab.metrics.answers import exact_match
 from tokenlab.metrics.drift import Drift, drift_of
 from tokenlab.metrics.latency import Speedup, speedup_of
+from tokenlab.metrics.likelihoods import further_divergence
 from tokenlab.metrics.record import Record
 from tokenlab.statistics.paired import (
     Difference,
+    Estimate,
     Verdict,
     difference_in_points,
     holm,
@@ -59,6 +61,8 @@ class Comparison:
         flops_ratio: Mean FLOPs / the baseline's, over the samples that both answered; below 1 is cheaper.
         causal_flops_ratio: The same of FLOPs that no mask hides.
         speedup: Of times; None where none were taken of both.
+        further_divergence: How much further it is from the untouched model than the baseline is, nats a token; None
+            where no likelihoods were taken of both.
     """
 
     answers: PairedAnswers | None
@@ -68,6 +72,7 @@ class Comparison:
     flops_ratio: float | None
     causal_flops_ratio: float | None
     speedup: Speedup | None
+    further_divergence: Estimate | None
 
 
 def compare_all(
@@ -110,6 +115,7 @@ def _compare(
         flops_ratio=ratio(lambda r: r.flops.total),
         causal_flops_ratio=ratio(lambda r: r.flops.causal),
         speedup=speedup_of(records, baseline, level),
+        further_divergence=further_divergence(records, baseline, level),
     )
 
 

@@ -8,7 +8,7 @@ from statistics import fmean
 
 from tokenlab.compressors.controls import BLIND, LOT
 from tokenlab.metrics.record import Record
-from tokenlab.statistics.paired import Difference, Share, difference_in_points, share_of_gain
+from tokenlab.statistics.paired import Difference, Estimate, difference_in_points, share_of_gain
 
 Answers = Mapping[str, Record]
 """An arm's records by question."""
@@ -60,7 +60,7 @@ def against_controls(arms: Mapping[str, Answers], arm: str, level: float) -> tup
     return tuple(found)
 
 
-def visual_gain(arm: Answers, baseline: Answers, blind: Answers, level: float) -> Share | None:
+def visual_gain(arm: Answers, baseline: Answers, blind: Answers, level: float) -> Estimate | None:
     """(arm - blind) / (baseline - blind): what is left of what looking gains; None where it gains nothing."""
     uids = [uid for uid, each in arm.items() if each.is_scored and uid in baseline and uid in blind]
     if not uids:

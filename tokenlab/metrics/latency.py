@@ -9,7 +9,7 @@ from statistics import fmean
 import numpy as np
 
 from tokenlab.metrics.record import Milliseconds, Record
-from tokenlab.statistics.paired import Ratio, paired_ratio
+from tokenlab.statistics.paired import Estimate, paired_ratio
 
 QUESTIONS = (1, 2, 5, 20)
 """How often one medium may be asked about."""
@@ -48,6 +48,7 @@ class Latency:
         attention: Operators that computed attention.
         by_questions: Milliseconds a question, where one medium is asked about so often and encoded once.
         by_answer_tokens: Milliseconds a query, were each answer so long.
+        throughput: Queries a second by prompts in a batch, as far as batches were timed on every question.
     """
 
     n: int
@@ -59,6 +60,7 @@ class Latency:
     attention: tuple[str, ...]
     by_questions: tuple[tuple[int, float], ...]
     by_answer_tokens: tuple[tuple[int, float], ...]
+    throughput: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ class Speedup:
         by_answer_tokens: Speed-up, were each answer so long.
     """
 
-    total: Ratio
-    prefill: Ratio
+    total: Estimate
+    prefill: Estimate
     realised: float
     realised_causal: float
     by_answer_tokens: tuple[tuple[int, float], ...]
@@ -98,6 +100,7 @@ def latency_of(records: Sequence[Record]) -> Latency | None:
         attention=tuple(sorted({name for record in timed for name in record.attention_kernels})),
         by_questions=tuple((number, _per_question(timed, number)) for number in QUESTIONS),
         by_answer_tokens=_by_answer_tokens(times),
+        throughput=_throughput(timed),
     )
 
 
@@ -110,7 +113,7 @@ def speedup_of(records: Sequence[Record], baseline: Mapping[str, Record], level:
     ours, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
     clusters = [record.cluster for record in ours]
 
-    def ratio(value: Callable[[Milliseconds], float]) -> Ratio:
+    def ratio(value: Callable[[Milliseconds], float]) -> Estimate:
         slow, fast = ([value(_times(record)) for record in side] for side in (theirs, ours))
         return paired_ratio(slow, fast, clusters, level)
 
@@ -154,6 +157,16 @@ def _by_answer_tokens(times: Sequence[Milliseconds]) -> tuple[tuple[int, float],
     steps = _steps(times)
     before = fmean(each.total for each in times) - fmean(each.decode for each in times)
     return tuple((length, before + fmean(steps) * (length - 1)) for length in ANSWER_TOKENS if steps)
+
+
+def _throughput(timed: Sequence[Record]) -> tuple[tuple[int, float], ...]:
+    """Queries a second by prompts in a batch; nothing where none but single prompts were timed."""
+    sizes = sorted(set.intersection(*({size for size, _ in record.milliseconds_in_batches} for record in timed)))
+    if not sizes:
+        return ()
+    alone = fmean(_times(record).total for record in timed)
+    by_size = [(size, fmean(dict(record.milliseconds_in_batches)[size] for record in timed)) for size in sizes]
+    return tuple((size, 1000 / milliseconds) for size, milliseconds in [(1, alone), *by_size])
 
 
 def _steps(times: Sequence[Milliseconds]) -> list[float]:

@@ -111,6 +111,10 @@ class Record:
         attention_kernels: Torch's operators that computed attention while the arm warmed up for its times.
         answer_alone: What the arm answered while it was timed, when the prompt went through the LLM by itself.
         frames_by_question: Whether the question decided which frames were encoded.
+        divergence: Of the next tokens from the untouched model's along its answer, nats a token; None where not scored.
+        option_likelihoods: Log-likelihood of each option's letter; empty where not scored.
+        milliseconds_in_batches: Milliseconds a query by how many prompts like it go through the LLM together.
+        tokens_hash: The same where the same tokens of the same frames are left; empty where that is not known.
     """
 
     uid: str
@@ -144,11 +148,20 @@ class Record:
     attention_kernels: list[str] = field(default_factory=list)
     answer_alone: str | None = None
     frames_by_question: bool = False
+    divergence: float | None = None
+    option_likelihoods: list[float] = field(default_factory=list)
+    tokens_hash: str = ""
+    milliseconds_in_batches: list[tuple[int, float]] = field(default_factory=list)
 
     @property
     def retention(self) -> float:
         """Visual tokens the LLM read / visual tokens of the untouched media."""
         return self.visual_tokens_out / self.visual_tokens_in if self.visual_tokens_in else 1.0
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether any visual token is gone, be it merged into another."""
+        return self.visual_tokens_out < self.visual_tokens_in
 
     @property
     def is_scored(self) -> bool:
@@ -171,5 +184,6 @@ class Record:
         fields["flops"] = Flops(**fields["flops"] | {"by_layer": tuple(fields["flops"]["by_layer"])})
         if (times := fields["milliseconds"]) is not None:
             fields["milliseconds"] = Milliseconds(**times | {"steps": tuple(times["steps"])})
-        fields["tokens_after"] = [tuple(entry) for entry in fields["tokens_after"]]
+        for name in ("tokens_after", "milliseconds_in_batches"):
+            fields[name] = [tuple(entry) for entry in fields[name]]
         return cls(**fields)

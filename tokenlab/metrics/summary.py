@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -12,52 +12,19 @@ from statistics import fmean
 from tokenlab.errors import UserError
 from tokenlab.metrics.comparison import Comparison, compare_all
 from tokenlab.metrics.controls import AgainstControl, Head, against_controls, find_blind, head_of, visual_gain
+from tokenlab.metrics.cost import Cost, cost_of
 from tokenlab.metrics.frontier import Point, Standing, standings
 from tokenlab.metrics.latency import Latency, ceilings, latency_of
+from tokenlab.metrics.likelihoods import ArmLikelihoods, likelihoods_of
+from tokenlab.metrics.marks import Reversal, reusable, reversals, unreduced
 from tokenlab.metrics.record import Record
+from tokenlab.metrics.strata import Stratum, strata_of
 from tokenlab.statistics.intervals import LEVEL, Interval, clustered_interval
-from tokenlab.statistics.paired import Share
+from tokenlab.statistics.paired import Estimate
 
 BASELINE = "full"  # the arm that others are compared with
 HOPELESS, HOPELESS_VIDEOS = 20, 5  # questions, and videos, on all of which an arm fails before it is given up
 MARGIN = 0.4  # percentage points that papers claim to lose at most
-
-
-@dataclass(frozen=True)
-class FlopMeans:
-    """FLOPs of a sample; `causal`: of `total` what no mask hides; `literature`: the prefill as papers print it."""
-
-    tower: float
-    projector: float
-    auxiliary: float
-    prefill: float
-    decode: float
-    method: float
-    total: float
-    causal: float
-    literature: float
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Means over an arm's answered samples; failed ones are left out.
-
-    Attributes:
-        retention: Visual tokens kept / visual tokens of the untouched media, over all samples together.
-        tokens_after: Visual tokens after each step of the pipeline.
-        kv_cache_bytes: Keys and values of the prompt, when the LLM begins to answer.
-    """
-
-    visual_tokens_in: float
-    visual_tokens_out: float
-    retention: float
-    tokens_after: tuple[tuple[str, float], ...]
-    frames_encoded: float
-    prompt_tokens: float
-    prefill_tokens: float
-    generated_tokens: float
-    flops: FlopMeans
-    kv_cache_bytes: float
 
 
 @dataclass(frozen=True)
@@ -78,6 +45,11 @@ class ArmSummary:
         latency: None where no question was timed.
         changed_by_batch: Share of the timed questions that the arm answers otherwise alone than in a batch, which is
             the noise that differences between arms stand out from; None where none was answered both ways.
+        likelihoods: None where no question was scored.
+        accuracy_by_stratum: By what questions need; empty for the controls that tell, and where the run has none.
+        unreduced: Share of the answers before which it left every token, though it was to leave fewer; None where not.
+        reusable: Share of the further questions about a video for which the tokens left are those of the first; None
+            where no video was asked about twice.
         against_controls: Against each of its controls that the run has.
         visual_gain: What is left of what the baseline gains by looking; None where the run has no blind arm.
         against_baseline: None for the baseline itself, and where the run has no such arm.
@@ -98,8 +70,12 @@ class ArmSummary:
     peak_memory_bytes: int | None
     latency: Latency | None
     changed_by_batch: float | None
+    likelihoods: ArmLikelihoods | None
+    accuracy_by_stratum: dict[str, Interval]
+    unreduced: float | None
+    reusable: float | None
     against_controls: tuple[AgainstControl, ...]
-    visual_gain: Share | None
+    visual_gain: Estimate | None
     against_baseline: Comparison | None
 
     @property
@@ -132,6 +108,8 @@ class Summary:
             speed-up of all that acts behind the tower.
         padding_waste: Share of the positions that the LLM computed on padding.
         head: What the questions can tell at all; None where the run has no blind arm.
+        strata: What the questions need, as controls tell; empty where the run has no blind arm.
+        reversals: Arms that are certainly right less often than arms of the same method that keep fewer tokens.
         failures: Why samples failed, and how often, the most frequent first.
     """
 
@@ -148,6 +126,8 @@ class Summary:
     ceilings: tuple[tuple[int, float], ...]
     padding_waste: float | None
     head: Head | None
+    strata: tuple[Stratum, ...]
+    reversals: tuple[Reversal, ...]
     failures: tuple[tuple[str, int], ...]
 
     def to_json(self) -> str:
@@ -193,11 +173,12 @@ def summarise(
     others = {name: arm for name, arm in arms.items() if name != baseline}
     against = compare_all(others, arms[baseline], level, margin) if baseline in arms else {}
     blind, best = find_blind(arms), arms.get(baseline)
-    rows = []
+    strata, rows = strata_of(arms), []
     for name, arm in arms.items():
         row = _arm_summary(list(arm.values()), against.get(name), level)
         gain = visual_gain(arm, best, blind, level) if best and blind and arm is not best and arm is not blind else None
-        rows.append(replace(row, against_controls=against_controls(arms, name, level), visual_gain=gain))
+        row = replace(row, against_controls=against_controls(arms, name, level), visual_gain=gain)
+        rows.append(replace(row, accuracy_by_stratum=strata.accuracies(name, arm, level)) if strata else row)
     rows = _with_standings(rows)
     uids = [set(arm) for arm in arms.values()]
     return Summary(
@@ -214,6 +195,8 @@ def summarise(
         ceilings=_ceilings(rows, baseline),
         padding_waste=padding_waste,
         head=head_of(best, blind, level) if best and blind else None,
+        strata=strata.strata if strata else (),
+        reversals=reversals(arms, level),
         failures=tuple(Counter(record.error or "" for record in records if record.status == "failed").most_common()),
     )
 
@@ -263,10 +246,14 @@ def _arm_summary(records: list[Record], against: Comparison | None, level: float
         accuracy=_accuracy([record for record in records if record.is_scored], level) if types else None,
         accuracy_by_type=by_type,
         mean_over_types=fmean(interval.mean for interval in by_type.values()) if by_type else None,
-        cost=_cost(answered) if answered else None,
+        cost=cost_of(answered) if answered else None,
         peak_memory_bytes=max((r.peak_memory_bytes for r in answered if r.peak_memory_bytes is not None), default=None),
         latency=latency_of(answered),
         changed_by_batch=_changed_by_batch(answered),
+        likelihoods=likelihoods_of(answered, level),
+        accuracy_by_stratum={},
+        unreduced=unreduced(answered) if answered else None,
+        reusable=reusable(answered),
         against_controls=(),
         visual_gain=None,
         against_baseline=against,
@@ -280,44 +267,6 @@ def _changed_by_batch(records: list[Record]) -> float | None:
 
 def _accuracy(records: list[Record], level: float) -> Interval:
     return clustered_interval([r.is_right for r in records], [r.cluster for r in records], level)
-
-
-def _cost(records: list[Record]) -> Cost:
-    def mean(value: Callable[[Record], float]) -> float:
-        return fmean(map(value, records))
-
-    tokens_in, tokens_out = mean(lambda r: r.visual_tokens_in), mean(lambda r: r.visual_tokens_out)
-    return Cost(
-        visual_tokens_in=tokens_in,
-        visual_tokens_out=tokens_out,
-        retention=tokens_out / tokens_in if tokens_in else 1.0,
-        tokens_after=_tokens_after(records),
-        frames_encoded=mean(lambda r: r.frames_encoded),
-        prompt_tokens=mean(lambda r: r.prompt_tokens),
-        prefill_tokens=mean(lambda r: r.prefill_tokens),
-        generated_tokens=mean(lambda r: r.generated_tokens),
-        flops=FlopMeans(
-            tower=mean(lambda r: r.flops.tower),
-            projector=mean(lambda r: r.flops.projector),
-            auxiliary=mean(lambda r: r.flops.auxiliary),
-            prefill=mean(lambda r: r.flops.prefill),
-            decode=mean(lambda r: r.flops.decode),
-            method=mean(lambda r: r.flops.method),
-            total=mean(lambda r: r.flops.total),
-            causal=mean(lambda r: r.flops.causal),
-            literature=mean(lambda r: r.flops.literature),
-        ),
-        kv_cache_bytes=mean(lambda r: r.kv_cache_bytes),
-    )
-
-
-def _tokens_after(records: list[Record]) -> tuple[tuple[str, float], ...]:
-    """Mean tokens after each step; a step is its place in the pipeline, for a compressor may stand there twice."""
-    steps: dict[tuple[int, str], list[int]] = defaultdict(list)
-    for record in records:
-        for place, (name, tokens) in enumerate(record.tokens_after):
-            steps[place, name].append(tokens)
-    return tuple((name, fmean(steps[place, name])) for place, name in sorted(steps))
 
 
 def _ceilings(rows: tuple[ArmSummary, ...], baseline: str) -> tuple[tuple[int, float], ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
+
+import torch
 
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.data.samples import Clip, Sample
@@ -26,6 +28,8 @@ class TimedAnswer:
         milliseconds: By stage, from the file to the answer's last token.
         steps: Milliseconds of each decode step.
         kernels: Torch's operators that computed attention while the arm warmed up.
+        in_batches: Milliseconds a query where so many prompts like it go through the LLM together; batches that do not
+            fit into memory are left out.
     """
 
     arm: str
@@ -33,6 +37,7 @@ class TimedAnswer:
     milliseconds: dict[str, float]
     steps: tuple[float, ...]
     kernels: tuple[str, ...] = ()
+    in_batches: tuple[tuple[int, float], ...] = ()
 
 
 Question = tuple[Clip, Sample, Mapping[str, Pipeline]]
@@ -40,7 +45,11 @@ Question = tuple[Clip, Sample, Mapping[str, Pipeline]]
 
 
 def time_arms(
-    loaded: LoadedModel, questions: Iterable[Question], seed: int = 0, warm_up: int = 1
+    loaded: LoadedModel,
+    questions: Iterable[Question],
+    seed: int = 0,
+    warm_up: int = 1,
+    batch_sizes: Sequence[int] = (),
 ) -> Iterator[TimedAnswer]:
     """Answers each question once with every arm, in an order drawn anew for each question.
 
@@ -52,6 +61,7 @@ def time_arms(
         questions: What is asked, and of which arms.
         seed: Of the order.
         warm_up: How often an arm answers its first question before it is measured.
+        batch_sizes: In which batches each question is answered besides, of copies of its prompt.
     """
     draw, kernels = Random(seed), dict[str, AttentionKernels]()
     for clip, sample, arms in questions:
@@ -61,7 +71,9 @@ def time_arms(
                 with kernels[arm]:
                     _answer(loaded, clip, sample, arm, arms[arm])
         for arm in draw.sample(list(arms), len(arms)):
-            yield replace(_answer(loaded, clip, sample, arm, arms[arm]), kernels=tuple(sorted(kernels[arm].names)))
+            timed = _answer(loaded, clip, sample, arm, arms[arm])
+            in_batches = () if timed.answer.error else tuple(_in_batches(loaded, clip, sample, arms[arm], batch_sizes))
+            yield replace(timed, kernels=tuple(sorted(kernels[arm].names)), in_batches=in_batches)
 
 
 def _answer(loaded: LoadedModel, clip: Clip, sample: Sample, arm: str, pipeline: Pipeline) -> TimedAnswer:
@@ -71,3 +83,18 @@ def _answer(loaded: LoadedModel, clip: Clip, sample: Sample, arm: str, pipeline:
         except SampleError as error:
             answer = Answer(sample, error=str(error))
     return TimedAnswer(arm, answer, {"file": clip.decode_milliseconds, **watch.milliseconds}, tuple(watch.steps))
+
+
+def _in_batches(
+    loaded: LoadedModel, clip: Clip, sample: Sample, pipeline: Pipeline, batch_sizes: Sequence[int]
+) -> Iterator[tuple[int, float]]:
+    """Milliseconds a query by size of the batch, up to the largest that fits; every copy is read and encoded anew."""
+    for size in batch_sizes:
+        try:
+            with stopwatch(loaded.model.device) as watch:
+                caches = [EncodeCache(pipeline.needs()) for _ in range(size)]
+                loaded.generate([loaded.prepare(clip, sample, pipeline, cache) for cache in caches])
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return
+        yield size, clip.decode_milliseconds + sum(watch.milliseconds.values()) / size

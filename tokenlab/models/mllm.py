@@ -316,6 +316,9 @@ class LoadedModel:
 
     def answer_length(self, ids: Sequence[int]) -> int:
         """Tokens of an answer up to its end of sequence, padding left out."""
+        return next((index + 1 for index, token in enumerate(ids) if self.is_end(token)), len(ids))
+
+    def is_end(self, token: int) -> bool:
+        """Whether an answer ends with a token."""
         ends = self.model.generation_config.eos_token_id
-        ends = set(ends if isinstance(ends, list) else [ends])
-        return next((index + 1 for index, token in enumerate(ids) if token in ends), len(ids))
+        return token in ends if isinstance(ends, list) else token == ends

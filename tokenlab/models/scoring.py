@@ -1,18 +1,23 @@
-"""How likely given answers are: all options of a question behind one prefill of its prompt."""
+"""How likely answers are: all options of a question, and each word of an answer, behind one prefill of its prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from string import ascii_uppercase
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import DynamicCache
+from torch.nn.functional import kl_div
+from transformers import DynamicCache, PretrainedConfig
 
+from tokenlab.compressors.pipeline import Pipeline
+from tokenlab.data.samples import Clip, Sample
 from tokenlab.errors import SampleError, UserError
+from tokenlab.models.encode_cache import EncodeCache
 from tokenlab.models.hf import CACHE, new_cache, windows_of
 from tokenlab.models.llm.layer_hooks import DecoderHooks
 from tokenlab.models.llm.state import llm_trace
@@ -28,34 +33,123 @@ class Scores:
     Attributes:
         log_likelihoods: Of each option as a whole, the sum over its tokens.
         lengths: Tokens of each option.
-        trace: What was done to the prompt; every option's tokens but the last are decode steps.
+        next_tokens: Log-likelihoods of the whole vocabulary before each token of an answer that was read on.
+        trace: What was done to the prompt; every option's tokens but the last are decode steps, the answer's too.
     """
 
     log_likelihoods: tuple[float, ...]
     lengths: tuple[int, ...]
+    next_tokens: Float[Tensor, "a v"]
     trace: Trace
 
 
-@torch.inference_mode()
-def score(loaded: LoadedModel, request: Request, options: Sequence[str]) -> Scores:
-    """Scores options as answers to one reduced request.
+@dataclass(frozen=True)
+class OwnAnswer:
+    """What a pipeline answers by its likelihoods alone.
 
-    Raises SampleError for an empty option, and UserError where the LLM attends through sliding windows.
+    Attributes:
+        ids: Of each place the likeliest token, up to the end of sequence.
+        next_tokens: Log-likelihoods of the whole vocabulary before each of them.
+    """
+
+    ids: tuple[int, ...]
+    next_tokens: Float[Tensor, "a v"]
+
+
+@torch.inference_mode()
+def score(loaded: LoadedModel, request: Request, options: Sequence[str], answer: Sequence[int] = ()) -> Scores:
+    """Scores options as answers to one reduced request, and reads an answer on token by token.
 
     Likelihoods are of the model's own logits: no penalty of its generation config touches them.
+
+    Args:
+        loaded: The model.
+        request: The question, its tokens reduced.
+        options: Texts, each scored as a whole.
+        answer: Token ids, as another pipeline may have given them.
+
+    Raises:
+        SampleError: If an option is empty, or nothing is to be scored.
+        UserError: If the LLM attends through sliding windows.
     """
-    if any(windows_of(loaded.config)):
-        raise UserError("score: caches of sliding windows cannot go back to where a prompt ended; use answers")
+    check_windows(loaded.config)
     tokenizer = loaded.processor.tokenizer
     ids = [tokenizer(option, add_special_tokens=False)["input_ids"] for option in options]
-    if not ids or not all(ids):
+    if not all(ids) or not (ids or answer):
         raise SampleError(f"options {list(options)} cannot be scored: there must be some, and none may be empty")
     with ExitStack() as stack:
         arguments, hooks = loaded.llm_arguments([_with_positions(loaded, request)], stack)
         decoding = _Decoding(loaded, arguments, hooks)
         log_likelihoods = tuple(decoding.log_likelihood(option) for option in ids)
-    lengths = tuple(map(len, ids))
-    return Scores(log_likelihoods, lengths, request.trace + _trace(loaded, request, hooks, lengths))
+        next_tokens = decoding.read_on(answer)
+    lengths = [len(tokens) for tokens in (*ids, answer) if tokens]
+    trace = request.trace + _trace(loaded, request, hooks, lengths)
+    return Scores(log_likelihoods, tuple(map(len, ids)), next_tokens, trace)
+
+
+@torch.inference_mode()
+def own_answer(loaded: LoadedModel, request: Request) -> OwnAnswer:
+    """Answers one request by its likelihoods, without `generate`."""
+    check_windows(loaded.config)
+    with ExitStack() as stack:
+        arguments, hooks = loaded.llm_arguments([_with_positions(loaded, request)], stack)
+        decoding, ids = _Decoding(loaded, arguments, hooks), list[int]()
+        rows = [decoding.behind_prompt]
+        while True:
+            ids.append(int(rows[-1].argmax()))
+            if len(ids) == loaded.settings.max_new_tokens or loaded.is_end(ids[-1]):
+                return OwnAnswer(tuple(ids), torch.stack(rows))
+            rows.append(decoding.step(ids[-1], len(ids)))
+
+
+def divergence(ours: Float[Tensor, "a v"], reference: Float[Tensor, "a v"]) -> float:
+    """Measures how far next-token distributions are from the reference's, in nats a token (Kullback & Leibler 1951)."""
+    return float(kl_div(ours.double(), reference.double(), reduction="none", log_target=True).sum(-1).mean())
+
+
+def check_windows(config: PretrainedConfig, asked_by: str = "score") -> None:
+    """Raises UserError where the LLM attends through sliding windows."""
+    if any(windows_of(config)):
+        raise UserError(f"{asked_by}: caches of sliding windows cannot go back to where a prompt ended; use answers")
+
+
+@dataclass(frozen=True)
+class Likelihoods:
+    """How likely a question's answers are to an arm.
+
+    Attributes:
+        divergence: Of its next tokens from the untouched model's, along that one's answer: nats a token.
+        options: Log-likelihood of each option's letter; empty where there are none.
+    """
+
+    divergence: float
+    options: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ScoredQuestion:
+    """One question about a clip whose likelihoods are compared, arm by arm, with the untouched model's."""
+
+    loaded: LoadedModel
+    clip: Clip
+    sample: Sample
+    cache: EncodeCache
+    reference: OwnAnswer
+
+    @classmethod
+    def begin(cls, loaded: LoadedModel, clip: Clip, sample: Sample, cache: EncodeCache) -> ScoredQuestion | None:
+        """Lets the untouched model answer; None where it cannot."""
+        try:
+            reference = own_answer(loaded, loaded.prepare(clip, sample, Pipeline(), cache))
+        except SampleError:
+            return None
+        return cls(loaded, clip, sample, cache, reference)
+
+    def likelihoods(self, pipeline: Pipeline) -> Likelihoods:
+        """What a pipeline makes of the untouched model's answer, and of the options."""
+        request = self.loaded.prepare(self.clip, self.sample, pipeline, self.cache)
+        scores = score(self.loaded, request, ascii_uppercase[: len(self.sample.options)], self.reference.ids)
+        return Likelihoods(divergence(scores.next_tokens, self.reference.next_tokens), scores.log_likelihoods)
 
 
 def _with_positions(loaded: LoadedModel, request: Request) -> Request:
@@ -91,16 +185,17 @@ class _Decoding:
         self.behind_prompt = self._forward(**arguments)
 
     def log_likelihood(self, option: Sequence[int]) -> float:
-        """Of one option; afterwards everything is as it was behind the prompt."""
-        likelihoods, total = self.behind_prompt, 0.0
-        for step, token in enumerate(option, start=1):
-            total += float(likelihoods[token])
-            if step < len(option):
-                likelihoods = self._step(token, step)
-        self._rewind(len(option) - 1)
-        return total
+        """Of one option as a whole."""
+        next_tokens = self.read_on(option)
+        return float(next_tokens[torch.arange(len(option)), list(option)].double().sum())
 
-    def _step(self, token: int, step: int) -> Float[Tensor, " v"]:
+    def read_on(self, answer: Sequence[int]) -> Float[Tensor, "a v"]:
+        """Before each token of an answer, what may follow; afterwards everything is as it was behind the prompt."""
+        rows = [self.behind_prompt, *(self.step(token, step) for step, token in enumerate(answer[:-1], start=1))]
+        self._rewind(len(rows) - 1)
+        return torch.stack(rows)[: len(answer)]
+
+    def step(self, token: int, step: int) -> Float[Tensor, " v"]:
         """Log-likelihoods of what follows one more token."""
         ids = torch.tensor([[token]], device=self.mask.device)
         mask = torch.cat([self.mask, self.mask.new_ones(1, step)], dim=1)

@@ -35,6 +35,7 @@ def short_captions(summary: Summary) -> Iterator[str]:
     else:
         yield f"No arm is named {name}: there is nothing to compare with."
     yield from _controls(summary)
+    yield from _marks(summary)
     if policies := _policies(summary):
         yield f"Position ids: {policies}."
     if timed:
@@ -51,6 +52,12 @@ def all_captions(summary: Summary) -> Iterator[str]:
     if any(row.arm == summary.baseline for row in summary.arms):
         yield "p: Holm's hold for all arms together; McNemar's takes questions for independent."
         yield "drift: how far the shares of answers are from the baseline's, total variation; x length: in tokens."
+    if any(row.likelihoods for row in summary.arms):
+        yield "KL: of next tokens from the untouched model's, along its own answer; Brier: 0 to 2, summed over options."
+    if makers := [f"{each.name}: {each.made_by} is right" for each in summary.strata if each.made_by]:
+        yield f"What questions need: {'; '.join(makers)}, and is ranked nowhere there; the others have the rest."
+    if any(row.reusable is not None for row in summary.arms):
+        yield "first's tokens serve: further questions about a video for which the same tokens are left."
     yield "FLOPs: 2 a multiply-add, of each query's own length, without padding."
     yield from _timing(summary)
     if summary.padding_waste is not None:
@@ -70,6 +77,16 @@ def _controls(summary: Summary) -> Iterator[str]:
         if missed:
             points = (f"{e.control} ({e.points.mean:+.1f} [{e.points.low:+.1f}, {e.points.high:+.1f}])" for e in missed)
             yield f"{row.arm} does not certainly beat its controls: {', '.join(points)}."
+
+
+def _marks(summary: Summary) -> Iterator[str]:
+    """Reductions that did not happen, and curves that turn."""
+    for row in summary.arms:
+        if row.unreduced:
+            yield f"{row.arm} left every token before {row.unreduced:.1%} of its answers: there it reduced nothing."
+    for each in summary.reversals:
+        bounds = f"{each.points.mean:+.1f} [{each.points.low:+.1f}, {each.points.high:+.1f}]"
+        yield f"Not monotone: {each.fewer} is right more often than {each.more}, which keeps more ({bounds})."
 
 
 def _policies(summary: Summary) -> str:

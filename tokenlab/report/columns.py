@@ -11,13 +11,14 @@ from typing import Any
 from tokenlab.metrics.comparison import PairedAnswers
 from tokenlab.metrics.latency import QUESTIONS, StageTimes
 from tokenlab.metrics.summary import ArmSummary, Summary
-from tokenlab.statistics.paired import Ratio
+from tokenlab.statistics.paired import Estimate
 
 UNITS = ((1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs"))
 NOTHING = "-"
 BEST, DOMINATED = "*", "<"
 
 ANSWERS, SPEEDUP = ("against_baseline", "answers"), ("against_baseline", "speedup")
+FURTHER = ("against_baseline", "further_divergence")
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,15 @@ def further_tables(summary: Summary) -> list[FurtherTable]:
     """What there is to say besides the main table."""
     rows = by_budget(summary)
     others, timed = [row for row in rows if row.against_baseline], [row for row in rows if row.latency]
+    scored, ranked = [row for row in rows if row.likelihoods], [row for row in rows if row.accuracy_by_stratum]
     tables = [
         FurtherTable("Answers, %", answer_columns(summary), rows),
+        FurtherTable("Answers by what questions need, %", stratum_columns(summary), ranked),
         FurtherTable(f"Answers against {summary.baseline}", comparison_columns(summary), others),
+        FurtherTable("Likelihoods", likelihood_columns(summary), scored),
         FurtherTable("Milliseconds a query, means", stage_columns(summary), timed),
         FurtherTable(f"Time against {summary.baseline}", speedup_columns(summary), [r for r in others if r.latency]),
+        FurtherTable("Queries a second, by prompts in a batch", throughput_columns(timed), timed),
         FurtherTable("Milliseconds a question, one medium asked about", reuse_columns(), timed),
     ]
     return [table for table in tables if table.columns and table.rows]
@@ -111,6 +116,15 @@ def answer_columns(summary: Summary) -> list[Column]:
     return [*columns, _column("mean over types", ("mean_over_types",), percent)]
 
 
+def stratum_columns(summary: Summary) -> list[Column]:
+    """Accuracy by what questions need."""
+    return [
+        _column(f"{each.name} (n={each.n})", ("accuracy_by_stratum", each.name, "mean"), percent)
+        for each in summary.strata
+        if each.n
+    ]
+
+
 def comparison_columns(summary: Summary) -> list[Column]:
     """Each arm's answers against the baseline's, question by question."""
     return [
@@ -126,6 +140,21 @@ def comparison_columns(summary: Summary) -> list[Column]:
         _column("drift %", ("against_baseline", "drift", "distance"), percent),
         _column("x length", ("against_baseline", "drift", "length_ratio"), "{:.2f}".format),
         Column(f"loses < {summary.margin:g}", _verdict, path=(*ANSWERS, "verdict")),
+    ]
+
+
+def likelihood_columns(summary: Summary) -> list[Column]:
+    """How far each arm is from the untouched model, and how far its confidence can be believed."""
+    return [
+        _column("scored", ("likelihoods", "divergence", "n"), str),
+        _column("KL, nats", ("likelihoods", "divergence", "mean"), "{:.4f}".format),
+        _column(f"{summary.level:.0%} from", ("likelihoods", "divergence", "low"), "{:.4f}".format),
+        _column("to", ("likelihoods", "divergence", "high"), "{:.4f}".format),
+        _column(f"less {summary.baseline}'s", (*FURTHER, "mean"), "{:+.4f}".format),
+        _column("from", (*FURTHER, "low"), "{:+.4f}".format),
+        _column("to", (*FURTHER, "high"), "{:+.4f}".format),
+        _column("Brier", ("likelihoods", "calibration", "brier"), "{:.3f}".format),
+        _column("calibration error", ("likelihoods", "calibration", "error"), "{:.3f}".format),
     ]
 
 
@@ -157,7 +186,14 @@ def speedup_columns(summary: Summary) -> list[Column]:
 
 def reuse_columns() -> list[Column]:
     """Milliseconds a question, where one medium is asked about several times."""
-    return [Column(f"{times}x", partial(_asked_times, times=times)) for times in QUESTIONS]
+    times = [Column(f"{times}x", partial(_asked_times, times=times)) for times in QUESTIONS]
+    return [*times, _column("first's tokens serve %", ("reusable",), percent)]
+
+
+def throughput_columns(timed: Sequence[ArmSummary]) -> list[Column]:
+    """Queries a second by prompts in a batch, where batches were timed."""
+    sizes = sorted({size for row in timed if row.latency for size, _ in row.latency.throughput})
+    return [Column(f"{size} at once", partial(_queries_a_second, size=size)) for size in sizes]
 
 
 def value_at(part: Any, path: Sequence[str]) -> Any:
@@ -222,7 +258,7 @@ def _points(row: ArmSummary, decimals: int | None) -> str:
 
 
 def _speedup(row: ArmSummary, decimals: int | None) -> str:
-    ratio: Ratio | None = value_at(row, (*SPEEDUP, "total"))
+    ratio: Estimate | None = value_at(row, (*SPEEDUP, "total"))
     if ratio is None:
         return NOTHING
     bounds = [bound for bound in (ratio.low, ratio.high) if bound is not None]
@@ -236,6 +272,11 @@ def _bounds(bounds: Iterable[float], decimals: int | None, sign: str) -> str:
 
 def _asked_times(row: ArmSummary, times: int) -> str:
     return NOTHING if row.latency is None else three_digits(dict(row.latency.by_questions)[times])
+
+
+def _queries_a_second(row: ArmSummary, size: int) -> str:
+    found = dict(row.latency.throughput).get(size) if row.latency else None
+    return NOTHING if found is None else three_digits(found)
 
 
 def _p(value: float) -> str:

@@ -11,9 +11,14 @@ from rich.progress import track
 Thing = TypeVar("Thing")
 
 
+def progress_console() -> Console:
+    """Where progress is shown: on standard error, for the table alone goes to standard output; not in notebooks."""
+    return Console(stderr=True, force_jupyter=False)
+
+
 def followed(things: Iterable[Thing], what: str, total: int | None = None) -> Iterable[Thing]:
     """The things, behind a progress bar where somebody watches."""
-    console = Console(stderr=True)
+    console = progress_console()
     return track(things, what, total, console=console, transient=True, disable=not console.is_terminal)
 
 
@@ -21,7 +26,7 @@ class Terminal(Console):
     """Rich's console on stdout, which leaves it to its caller what happens when nobody reads any more."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(highlight=False, **settings)
+        super().__init__(highlight=False, force_jupyter=False, **settings)  # in notebooks, text as in a shell
 
     def on_broken_pipe(self) -> None:
         """Raises the BrokenPipeError in whose handler Rich calls this."""

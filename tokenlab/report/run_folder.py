@@ -27,7 +27,7 @@ from tokenlab.report.html import PAGE, write_page
 from tokenlab.report.overlay import Pictures
 from tokenlab.report.scalars import log_summary
 from tokenlab.report.sidecar import TOKENS, AnswerTokens, read_tokens
-from tokenlab.report.terminal import terminal_report
+from tokenlab.report.terminal import first_answers, terminal_report
 
 
 class RunFolder(Callback):
@@ -50,6 +50,8 @@ class RunFolder(Callback):
         questions_planned: How many questions the run will ask, to say how far an interrupted run came.
         padding_waste: Share of the positions that the LLM computed on padding, known at the end of the run.
         records: All records so far.
+        arms_planned: How many arms it asks.
+        on_record: Hears of each record when it is written.
         pictures_of: What the media of a question look like; None draws no gallery.
     """
 
@@ -66,6 +68,8 @@ class RunFolder(Callback):
         self.questions_planned: int | None = None
         self.padding_waste: float | None = None
         self.records: list[Record] = []
+        self.arms_planned = 0
+        self.on_record: Callable[[Record], None] | None = None
         self.pictures_of: Callable[[str], Sequence[Pictures]] | None = None
         self._path: Path | None = None
         self._file: TextIO | None = None
@@ -118,6 +122,13 @@ class RunFolder(Callback):
         for record in read_records(path):
             self._note(record)
 
+    @property
+    def answers_planned(self) -> int:
+        """How many records the run will hold; an arm that was given up adds no more."""
+        given_up = [records for arm, records in self._by_arm.items() if self.is_hopeless(arm)]
+        whole_arms = self.arms_planned - len(given_up)
+        return (self.questions_planned or 0) * whole_arms + sum(map(len, given_up))
+
     def keep_environment(self, environment: Environment) -> None:
         """Writes down what the run is made with.
 
@@ -168,6 +179,8 @@ class RunFolder(Callback):
             first = self._by_arm[record.arm]
             reason = f"{record.arm} failed on all of its first {len(first)} questions and is asked no more"
             print(f"tokenlab: {reason}: {first[0].error}", file=sys.stderr)
+        if self.on_record is not None:
+            self.on_record(record)
 
     def _note(self, record: Record) -> None:
         self._seen.add((record.arm, record.uid))
@@ -219,6 +232,8 @@ class RunFolder(Callback):
         try:
             console.print()  # leaves the line of a broken-off progress bar
             console.print(terminal_report(summary, console.width, self.verbose))
+            if not any(record.is_scored for record in self.records):
+                console.print(first_answers(self.records))
             more = "" if self.verbose else f"; all tables: tokenlab report {self.path} --verbose"
             console.print(f"\nRecords, {PAGE} and logs: {self.path}{more}", markup=False, soft_wrap=True)
             console.file.flush()

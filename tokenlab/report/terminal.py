@@ -11,11 +11,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from tokenlab.metrics.record import Record
 from tokenlab.metrics.summary import ArmSummary, Summary
 from tokenlab.report.captions import all_captions, headline, short_captions
 from tokenlab.report.columns import Column, by_budget, further_tables, main_columns
 
 WIDE = 100  # columns of a terminal from which there is more room between those of a table
+ANSWERED = 5  # questions whose answers are printed where nobody knows what is right
 NAMES = 24  # columns of a terminal that arms' names may take
 
 
@@ -31,6 +33,23 @@ def terminal_report(summary: Summary, width: int, verbose: bool = False) -> Grou
         return Group(*parts)
     for table in further_tables(summary):
         parts += [Text(f"\n{table.title}", style="bold"), *_matrix(table.columns, table.rows, width)]
+    return Group(*parts)
+
+
+def first_answers(records: Sequence[Record]) -> Group:
+    """What each arm answers to the first questions: all there is to see where nobody knows what is right."""
+    by_question: dict[str, list[Record]] = {}
+    for record in records:
+        by_question.setdefault(record.uid, []).append(record)
+    parts: list[RenderableType] = []
+    for uid, answered in list(by_question.items())[:ANSWERED]:
+        parts.append(Text(f"\n{uid}: {answered[0].question}", style="bold"))
+        table = Table(box=None, show_header=False, padding=(0, 1, 0, 2), pad_edge=False)
+        for each in answered:
+            table.add_row(Text(each.arm), Text(f"failed: {each.error}" if each.answer is None else each.answer))
+        parts.append(table)
+    if (more := len(by_question) - ANSWERED) > 0:
+        parts.append(Text(f"\n{more} more questions: see records.jsonl"))
     return Group(*parts)
 
 

@@ -72,9 +72,14 @@ def find_config(name: str) -> Path:
     for folder in SHIPPED:
         if (folder / file_name).is_file():
             return folder / file_name
-    known = sorted({path.stem for folder in SHIPPED for path in folder.glob("*.yaml")})
+    known = shipped_configs()
     hint = suggest(path.stem, known) or f"; there are {', '.join(known)}"
     raise UserError(f"--config: there is no file {name} here, and no config of that name comes along{hint}")
+
+
+def shipped_configs() -> list[str]:
+    """Names of the configs that come along."""
+    return sorted({path.stem for folder in SHIPPED for path in folder.glob("*.yaml")})
 
 
 def load_run_config(path: Path) -> dict[str, Any]:

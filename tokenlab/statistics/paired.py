@@ -68,8 +68,8 @@ def difference_in_points(ours: Values, theirs: Values, clusters: Clusters, level
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """A geometric mean of paired ratios and its confidence interval; of one cluster there is none."""
+class Estimate:
+    """A figure of any unit and its confidence interval; of one cluster there is none."""
 
     mean: float
     low: float | None
@@ -78,7 +78,21 @@ class Ratio:
     clusters: int
 
 
-def paired_ratio(ours: Values, theirs: Values, clusters: Clusters, level: float = LEVEL) -> Ratio:
+def clustered_mean(values: Values, clusters: Clusters, level: float = LEVEL) -> Estimate:
+    """Interval of a mean of values in any unit, by the t of `paired_difference`.
+
+    >>> clustered_mean([1.0, 3.0], ["a", "a"])
+    Estimate(mean=2.0, low=None, high=None, n=2, clusters=1)
+    """
+    x, member, count = _differences(values, [0.0] * len(values), clusters)
+    mean = float(x.mean())
+    if count == 1:
+        return Estimate(mean, None, None, len(x), 1)
+    half = float(stats.t.ppf((1 + level) / 2, count - 1)) * _standard_error(x, member, count)
+    return Estimate(mean, mean - half, mean + half, len(x), count)
+
+
+def paired_ratio(ours: Values, theirs: Values, clusters: Clusters, level: float = LEVEL) -> Estimate:
     """Interval of the geometric mean of `ours / theirs` on the same samples: `paired_difference` of their logarithms.
 
     Raises:
@@ -88,23 +102,12 @@ def paired_ratio(ours: Values, theirs: Values, clusters: Clusters, level: float 
         raise ValueError("ratios need values above 0")
     logs = paired_difference(np.log(ours), np.log(theirs), clusters, level)
     low, high = (None, None) if logs.clusters == 1 else (exp(logs.low), exp(logs.high))
-    return Ratio(exp(logs.mean), low, high, logs.n, logs.clusters)
-
-
-@dataclass(frozen=True)
-class Share:
-    """What is left of a gain, and its confidence interval; of one cluster there is none."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    n: int
-    clusters: int
+    return Estimate(exp(logs.mean), low, high, logs.n, logs.clusters)
 
 
 def share_of_gain(
     ours: Values, best: Values, nothing: Values, clusters: Clusters, level: float = LEVEL
-) -> Share | None:
+) -> Estimate | None:
     """Interval of mean(ours - nothing) / mean(best - nothing) on the same samples; None where best gains nothing.
 
     A ratio of means, linearised, with the clustered t of `paired_difference` (Cochran, Sampling Techniques, 3rd ed.,
@@ -118,7 +121,7 @@ def share_of_gain(
     residual = paired_difference(kept, share * gain, clusters, level)
     half = (residual.high - residual.low) / 2 / float(gain.mean())
     low, high = (None, None) if residual.clusters == 1 else (share - half, share + half)
-    return Share(share, low, high, residual.n, residual.clusters)
+    return Estimate(share, low, high, residual.n, residual.clusters)
 
 
 def mcnemar_midp(ours: Sequence[bool], theirs: Sequence[bool]) -> float:

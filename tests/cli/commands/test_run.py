@@ -110,11 +110,9 @@ def test_the_run_folder_holds_a_config_that_repeats_the_run(validate, tmp_path):
 def test_the_terminal_is_left_to_progress_bar_and_table(validate, capfd, recwarn):
     assert validate() == 0
     captured = capfd.readouterr()
-    assert captured.err.startswith("Validation ")
-    assert captured.err.count("\n") == 1
-    assert "Validation " not in captured.out
+    assert captured.err == ""  # where nobody watches, progress is a line a minute
     for noise in ("GPU available", "Tip", "Seed set", "Warning", "Validate metric"):
-        assert noise not in captured.out + captured.err
+        assert noise not in captured.out
     shown = [warning for warning in recwarn if not issubclass(warning.category, DeprecationWarning)]
     assert [str(warning.message) for warning in shown] == []
 

@@ -1,7 +1,9 @@
 import pytest
 
-from tokenlab.cli.config.expand import expand, read, split
+from tokenlab.cli.config.expand import MODEL_KEYS, expand, read, split
 from tokenlab.errors import UserError
+from tokenlab.evaluation import Evaluation
+from tokenlab.schema.arguments import parameters
 
 
 def test_both_spellings_of_a_value():
@@ -69,3 +71,7 @@ def test_mistakes_in_one_line(argv, message):
     with pytest.raises(UserError) as error:
         from_command_line(*argv)
     assert str(error.value).startswith(message)
+
+
+def test_the_keys_of_a_model_are_the_evaluation_s():
+    assert set(MODEL_KEYS) == set(parameters(Evaluation))

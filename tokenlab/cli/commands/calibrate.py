@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from rich.text import Text
@@ -17,7 +16,7 @@ from rich.text import Text
 from tokenlab.cli.commands.options import Parser, whole_number
 from tokenlab.cli.config.expand import expand
 from tokenlab.errors import UserError
-from tokenlab.report.console import Terminal
+from tokenlab.report.console import Terminal, progress_console
 from tokenlab.schema.files import find_config, load_run_config
 
 HOW_MANY = 32
@@ -45,7 +44,7 @@ def show(argv: Sequence[str]) -> int:
     loaded = LoadedModel.load(MLLM(**config["model"]["mllm"]))
     clips = islice(_clips(config["data"], options.split), options.videos)
     media = observe(loaded, clips, frozenset({method.attention}), method.look)
-    console = Console(stderr=True)
+    console = progress_console()
     observed = list(track(media, "Watching", console=console, transient=True))
     if not observed:
         raise UserError(f"calibrate: no question of the {options.split} split has a medium that could be watched")

@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
@@ -18,7 +17,7 @@ from tokenlab.cli.commands.options import Parser, whole_number
 from tokenlab.compressors import TokenCompressor
 from tokenlab.compressors.spelling import find_compressor
 from tokenlab.errors import UserError
-from tokenlab.report.console import Terminal
+from tokenlab.report.console import Terminal, progress_console
 
 if TYPE_CHECKING:
     from tokenlab.testing.promises import Promise
@@ -40,7 +39,7 @@ def show(argv: Sequence[str]) -> int:
     cls, console = find_compressor("check", options.method), Terminal()
     _example(cls)
     found = []
-    with Console(stderr=True).status("Checking"):
+    with progress_console().status("Checking"):
         for name, failure in _checks(cls, options.examples):
             console.print(Text("broken  " if failure else "kept    ", "red" if failure else "green").append(name))
             if failure:

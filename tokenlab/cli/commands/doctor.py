@@ -9,11 +9,10 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from tokenlab.report.console import Terminal
+from tokenlab.report.console import Terminal, progress_console
 
 QUICK = ("llava", "llava_onevision", "qwen3_vl")
 """One family a way of reading: what is checked unless all are asked for."""
@@ -35,7 +34,7 @@ def show(argv: Sequence[str]) -> int:
     families = list(SAVERS) if options.all else list(QUICK)
     with tempfile.TemporaryDirectory() as folder:
         checks = check_families(families, Path(folder))
-        found = list(track(checks, "Checking tiny models", console=Console(stderr=True), transient=True))
+        found = list(track(checks, "Checking tiny models", console=progress_console(), transient=True))
     failed = [check for check in found if check.failure]
     for check in failed:
         console.print(f"{check.family}: {check.name}: {check.failure}", style="red", markup=False)

@@ -11,7 +11,7 @@ import yaml
 from jsonargparse import set_dumper
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from tokenlab import __version__
@@ -20,6 +20,7 @@ from tokenlab.cli.config.messages import short_message
 from tokenlab.data.module import QuestionData
 from tokenlab.errors import UserError
 from tokenlab.evaluation import Evaluation, check_trainer
+from tokenlab.report.progress import AnswerBar
 from tokenlab.report.run_folder import RunFolder, default_loggers
 from tokenlab.schema.arguments import check_names, parameters
 
@@ -129,7 +130,7 @@ def check_settings(config: dict[str, Any]) -> None:
 def _with_progress_bar(callbacks: Callback | list[Callback] | None, wanted: bool) -> list[Callback]:
     callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks] if callbacks else []
     if wanted and not any(isinstance(callback, ProgressBar) for callback in callbacks):
-        callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))  # the table alone goes to stdout
+        callbacks.append(AnswerBar())
     return callbacks
 
 

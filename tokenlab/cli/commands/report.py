@@ -57,7 +57,7 @@ def show(argv: Sequence[str]) -> int:
     else:
         print(FORMATS[options.format](summary), end="")
     if options.within is not None:
-        for line in recommendation(summary, options.within):
+        for line in recommendation(summary):
             Terminal(stderr=options.format != "table").print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 
@@ -155,18 +155,18 @@ def _check_same_questions(runs: Mapping[Path, Sequence[Record]]) -> None:
             )
 
 
-def recommendation(summary: Summary, within: float) -> list[str]:
-    """The cheapest arm that certainly loses less than so many points, and how to use it."""
+def recommendation(summary: Summary) -> list[str]:
+    """The cheapest arm that certainly loses less than the margin, and how to use it."""
     rows = [row for row in summary.arms if row.against_baseline and row.against_baseline.answers and row.cost]
     good = [row for row in rows if _answers(row).verdict == "holds"]
     if not good:
         undecided = [row.arm for row in rows if _answers(row).verdict == "cannot tell"]
         more = f"; {', '.join(undecided)} may: ask more questions" if undecided else ""
-        return [f"No arm certainly loses less than {within:g} points against {summary.baseline}{more}."]
+        return [f"No arm certainly loses less than {summary.margin:g} points against {summary.baseline}{more}."]
     best = min(good, key=lambda row: row.cost.flops.total if row.cost else 0.0)
     low = _answers(best).points.low
     return [
-        f"Cheapest arm within {within:g} points of {summary.baseline}: {best.arm} (at worst {low:+.1f}).",
+        f"Cheapest arm within {summary.margin:g} points of {summary.baseline}: {best.arm} (at worst {low:+.1f}).",
         f"  YAML:   pipelines: {{{best.arm}: ...}}, as in the run's config.yaml",
         f'  Python: Pipeline.from_config("RUN/config.yaml", arm="{best.arm}")',
     ]

@@ -98,7 +98,8 @@ def _answer_again(folder: Path, again: Path, command: str, uids: frozenset[str])
     class Some(EvaluationCLI):
         def before_instantiate_classes(self) -> None:
             settings = self.config[command]
-            settings.model.timed_questions, settings.run.tokens = 0, len(uids)
+            settings.model.timed_questions = settings.model.scored_questions = 0
+            settings.run.tokens = len(uids)
 
         def instantiate_classes(self) -> None:
             super().instantiate_classes()

@@ -17,6 +17,9 @@ from tokenlab.errors import UserError
 from tokenlab.schema.arguments import check_arguments, check_names
 from tokenlab.schema.files import find_config, load_run_config, parse_yaml, resolve_parts
 
+MODEL_KEYS = ("mllm", "pipelines", "seed", "controls", "timed_questions", "timed_batch_sizes", "scored_questions")
+"""What `model:` may hold, as `Evaluation` takes it, which is slow to import."""
+
 
 def read(argv: Sequence[str]) -> tuple[list[str], list[dict[str, Any]], list[str]]:
     """Splits a command line into config names, configs in the order of their strength, and what jsonargparse reads."""
@@ -76,7 +79,7 @@ def _expand_model(model: dict[str, Any]) -> dict[str, Any]:
     from tokenlab.compressors.spelling import expand_pipelines, with_controls
     from tokenlab.models.settings import MLLM
 
-    check_names("model", model, ("mllm", "pipelines", "seed", "timed_questions", "controls"), "key")
+    check_names("model", model, MODEL_KEYS, "key")
     mllm = model.get("mllm", {})
     if not isinstance(mllm, dict):
         raise UserError(f"model.mllm: give its settings, such as {{checkpoint: shapes}}, or a YAML file, got {mllm!r}")

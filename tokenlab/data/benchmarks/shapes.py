@@ -66,7 +66,7 @@ class Shapes(QuestionData, name="shapes"):
         bar = track(
             numbers,
             description=f"Rendering the {split} videos",
-            console=Console(stderr=True),
+            console=Console(stderr=True, force_jupyter=False),
             transient=True,
             disable=there,
         )

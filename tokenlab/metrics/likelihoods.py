@@ -1,0 +1,90 @@
+"""What likelihoods say of an arm: how far it is from the untouched model, and whether its confidence is deserved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from string import ascii_uppercase
+
+import numpy as np
+
+from tokenlab.metrics.record import Record
+from tokenlab.statistics.paired import Estimate, clustered_mean
+
+BINS = 15
+"""Bins of confidence, as Guo et al. (ICML 2017) have them."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Whether the likelihoods of options deserve to be believed.
+
+    Attributes:
+        brier: Mean squared distance of the options' shares from what is right, summed over the options: 0 to 2.
+        error: Expected calibration error: mean gap between confidence and accuracy, by bins of confidence.
+        n: Questions with options.
+    """
+
+    brier: float
+    error: float
+    n: int
+
+
+@dataclass(frozen=True)
+class ArmLikelihoods:
+    """What an arm's likelihoods say.
+
+    Attributes:
+        divergence: Of its next tokens from the untouched model's, nats a token.
+        calibration: None where no question that was scored has options.
+    """
+
+    divergence: Estimate
+    calibration: Calibration | None
+
+
+def likelihoods_of(records: Sequence[Record], level: float) -> ArmLikelihoods | None:
+    """What the likelihoods of an arm's records say; None where none was scored."""
+    scored = [record for record in records if record.divergence is not None]
+    if not scored:
+        return None
+    divergences = [float(record.divergence or 0.0) for record in scored]
+    divergence = clustered_mean(divergences, [record.cluster for record in scored], level)
+    return ArmLikelihoods(divergence, _calibration([r for r in scored if r.option_likelihoods and r.is_scored]))
+
+
+def further_divergence(records: Sequence[Record], baseline: Mapping[str, Record], level: float) -> Estimate | None:
+    """How much further an arm is from the untouched model than another, over the questions that both were scored on."""
+    pairs = [
+        (ours.divergence, theirs.divergence, ours.cluster)
+        for ours in records
+        if (theirs := baseline.get(ours.uid)) is not None
+        and ours.divergence is not None
+        and theirs.divergence is not None
+    ]
+    return clustered_mean([a - b for a, b, _ in pairs], [each for _, _, each in pairs], level) if pairs else None
+
+
+def _calibration(records: Sequence[Record]) -> Calibration | None:
+    if not records:
+        return None
+    import torch
+    from torchmetrics.functional.classification import binary_calibration_error
+
+    distances, confidences, hits = [], [], []
+    for record in records:
+        shares = np.exp(np.asarray(record.option_likelihoods) - max(record.option_likelihoods))
+        shares /= shares.sum()
+        letters = ascii_uppercase[: len(shares)]
+        distances.append(_distance(shares.tolist(), [letter in record.expected for letter in letters]))
+        confidences.append(float(shares.max()))
+        hits.append(letters[int(shares.argmax())] in record.expected)
+    error = binary_calibration_error(torch.tensor(confidences), torch.tensor(hits, dtype=torch.int), n_bins=BINS)
+    return Calibration(fmean(distances), float(error), len(records))
+
+
+def _distance(shares: Sequence[float], right: Sequence[bool]) -> float:
+    """From the truth: all of it on the options that are right, evenly where several are."""
+    truth = [each / max(1, sum(right)) for each in right]
+    return sum((share - true) ** 2 for share, true in zip(shares, truth, strict=True))
