@@ -18,7 +18,8 @@ from tokenlab.compressors import REGISTRY, GridReduction
 from tokenlab.data.benchmarks.jsonl import Jsonl
 from tokenlab.data.samples import Sample
 from tokenlab.errors import UserError
-from tokenlab.evaluation import Evaluation, is_right
+from tokenlab.evaluation import Evaluation
+from tokenlab.metrics.answers import is_right
 from tokenlab.metrics.choices import read_choice
 from tokenlab.metrics.record import Record
 from tokenlab.metrics.summary import read_records

@@ -9,7 +9,6 @@ from functools import partial
 from math import ceil
 from typing import Any
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.plugins import Precision
 
@@ -19,19 +18,20 @@ from tokenlab.compressors.pipeline import fingerprint
 from tokenlab.data.module import SPLITS, ClipEntry, first_questions
 from tokenlab.data.samples import Clip, Sample
 from tokenlab.errors import SampleError, UserError
-from tokenlab.metrics.answers import exact_match
+from tokenlab.metrics.answers import is_right
 from tokenlab.metrics.choices import read_choice
 from tokenlab.metrics.counts import token_counts
 from tokenlab.metrics.record import Milliseconds, Record
 from tokenlab.models.checkpoint import check_settings, load_config, weights_fingerprint
 from tokenlab.models.costs.flops import ModelCosts
-from tokenlab.models.costs.memory import MemoryNeed, free_memory, needed_memory
+from tokenlab.models.costs.memory import free_memory, longest_media, needed_memory
 from tokenlab.models.costs.price import kv_cache_bytes, price
 from tokenlab.models.encode_cache import EncodeCache
 from tokenlab.models.families import family_of
 from tokenlab.models.families.support import check_pipelines
 from tokenlab.models.hf import windows_of
 from tokenlab.models.latency import TimedAnswer, time_arms
+from tokenlab.models.matching import MATCHED, check_matches, match_flops
 from tokenlab.models.mllm import LoadedModel
 from tokenlab.models.request import Answer, in_order
 from tokenlab.models.scoring import Likelihoods, ScoredQuestion, check_windows
@@ -61,6 +61,8 @@ class Evaluation(LightningModule):
         mllm: The frozen model and how it answers.
         pipelines: The arms: each a name and an ordered list of compressors; `[]` is the untouched model.
         seed: Seed of all noise that compressors draw.
+        match_flops: Arms whose budget is set so that they cost the FLOPs of another arm, up to the first token, on the
+            first questions: `{mine: theirs}`. None by default.
         controls: Adds to each arm the controls that it has to beat: chance, pooling, fewer frames, no visual token.
         timed_questions: On how many questions the arms are timed, before all questions are answered; 0 times none.
         timed_batch_sizes: In which batches each timed question is answered besides, such as `[2, 4, 8]`, to see how
@@ -84,6 +86,7 @@ class Evaluation(LightningModule):
         controls: bool = False,
         scored_questions: int = 0,
         timed_batch_sizes: list[int] | None = None,
+        match_flops: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         for key, number in (("timed_questions", timed_questions), ("scored_questions", scored_questions)):
@@ -96,20 +99,37 @@ class Evaluation(LightningModule):
         self.timed: dict[tuple[str, str], TimedAnswer] = {}
         self.settings, self.seed = mllm, seed
         self.pipelines = {arm: Pipeline(tuple(compressors)) for arm, compressors in pipelines.items()}
-        controlled = controls_of(self.pipelines) if controls else {}
-        for each in controlled.values():
-            self.pipelines |= each
-        self.controls = {arm: list(each) for arm, each in controlled.items()}
-        self.needs = frozenset().union(*(pipeline.needs() for pipeline in self.pipelines.values()))
+        self.match_flops = match_flops or {}
+        check_matches(self.match_flops, self.pipelines)
         check_settings(mllm)
         self.config = load_config(mllm)
-        family = family_of(self.config)
-        check_auxiliary(mllm, self.config, family)
-        check_pipelines(family, self.pipelines, mllm.auxiliary, mllm.attn_implementation, windows_of(self.config))
+        check_auxiliary(mllm, self.config, family_of(self.config))
+        self.controls: dict[str, list[str]] = {}
+        self._complete_arms([arm for arm in self.pipelines if controls and arm not in self.match_flops])
+        self._controlled_later = list(self.match_flops) if controls else []
         if scored_questions:
             check_windows(self.config, "model.scored_questions")
         self.only: frozenset[str] | None = None
         self.num_failed = self.tokens_read = self.tokens_padded = 0
+
+    def _complete_arms(self, controlled: Sequence[str]) -> None:
+        """Adds the controls of some arms, and sees that all arms can run."""
+        for arm, controls in controls_of({arm: self.pipelines[arm] for arm in controlled}).items():
+            self.pipelines |= controls
+            self.controls[arm] = list(controls)
+        family, mllm = family_of(self.config), self.settings
+        check_pipelines(family, self.pipelines, mllm.auxiliary, mllm.attn_implementation, windows_of(self.config))
+        self.needs = frozenset().union(*(pipeline.needs() for pipeline in self.pipelines.values()))
+
+    def _match_arms(self, stage: str) -> None:
+        """Sets the budgets of arms that are to cost what others do."""
+        data = self._lightning.datamodule
+        some = first_questions(data.entries(SPLITS[stage]), MATCHED) if self.match_flops else []
+        clips = list(data.read_in_turn(some))
+        for arm, other in self.match_flops.items():
+            pipeline, target = self.pipelines[arm], self.pipelines[other]
+            self.pipelines[arm] = match_flops(self.loaded, self.costs, clips, arm, pipeline, target)
+        self._complete_arms(self._controlled_later)
 
     def setup(self, stage: str) -> None:
         """Prices the model, says what memory it needs, loads it, and places it on the trainer's device.
@@ -123,8 +143,12 @@ class Evaluation(LightningModule):
         auxiliary = {kind: load_config(self.settings, kind) for kind in self.settings.auxiliary}
         self.costs = ModelCosts(self.config, auxiliary=auxiliary)
         device = self.trainer.strategy.root_device
-        print(self.needed_memory(planned, device).line(device, free_memory(device)), file=sys.stderr)
+        shown = {tuple(file.is_image for file in entry.media) for entry in planned}
+        longest = longest_media(self.costs, shown, self._lightning.datamodule.num_frames)
+        need = needed_memory(self.costs, self.settings, self.settings.prompts_at_once(device.type), longest)
+        print(need.line(device, free_memory(device)), file=sys.stderr)
         self.loaded = LoadedModel.load(self.settings, self.seed).to(device)
+        self._match_arms(stage)
         self.arms = self._name_arms()
         self.run_folder.arms_planned = len(self.arms)
         run, kernel = self.run_folder, self.config._attn_implementation or self.settings.attn_implementation
@@ -247,18 +271,6 @@ class Evaluation(LightningModule):
             option_likelihoods=list(likelihoods.options) if likelihoods else [],
         )
 
-    def needed_memory(self, entries: Sequence[ClipEntry], device: torch.device) -> MemoryNeed:
-        """What the untouched model needs for a batch of the longest prompts, frames at the model's own size."""
-        num_frames, shape = self._lightning.datamodule.num_frames, self.costs.vision.shape
-        reads_videos = self.costs.family.video is not None
-        shown = {tuple(file.is_image for file in entry.media) for entry in entries}
-        prompts = [
-            [shape(1 if is_image else num_frames, is_image=is_image) for is_image in media if is_image or reads_videos]
-            for media in shown
-        ]
-        longest = max(prompts, key=lambda media: sum(medium.num_tokens for medium in media))
-        return needed_memory(self.costs, self.settings, self.settings.prompts_at_once(device.type), longest)
-
     @property
     def run_folder(self) -> RunFolder:
         """Where records go."""
@@ -319,15 +331,6 @@ def check_trainer(trainer: Trainer) -> None:
             f"trainer.precision is {plugin.precision!r} ({type(plugin).__name__}), but the precision of a frozen model "
             "is model.mllm.dtype: leave trainer.precision out"
         )
-
-
-def is_right(text: str, choice: str | None, sample: Sample) -> bool | None:
-    """Whether an answer is one of those accepted: by its letter where there are options; None where none is known."""
-    if not sample.answers:
-        return None
-    if sample.options:
-        return choice in sample.answers
-    return any(exact_match(text, accepted) for accepted in sample.answers)
 
 
 def times_of(timed: TimedAnswer | None) -> dict[str, Any]:

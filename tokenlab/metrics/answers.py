@@ -11,6 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from tokenlab.data.samples import Sample
 from tokenlab.statistics.intervals import LEVEL, clustered_interval
 
 INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))
@@ -65,3 +66,12 @@ class ClusteredAccuracy(Metric):
 def _cluster_id(name: str) -> int:
     """The same integer on every rank; Python's own hash of a string differs between processes."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def is_right(text: str, choice: str | None, sample: Sample) -> bool | None:
+    """Whether an answer is one of those accepted: by its letter where there are options; None where none is known."""
+    if not sample.answers:
+        return None
+    if sample.options:
+        return choice in sample.answers
+    return any(exact_match(text, accepted) for accepted in sample.answers)

@@ -17,7 +17,16 @@ from tokenlab.errors import UserError
 from tokenlab.schema.arguments import check_arguments, check_names
 from tokenlab.schema.files import find_config, load_run_config, parse_yaml, resolve_parts
 
-MODEL_KEYS = ("mllm", "pipelines", "seed", "controls", "timed_questions", "timed_batch_sizes", "scored_questions")
+MODEL_KEYS = (
+    "mllm",
+    "pipelines",
+    "seed",
+    "controls",
+    "match_flops",
+    "timed_questions",
+    "timed_batch_sizes",
+    "scored_questions",
+)
 """What `model:` may hold, as `Evaluation` takes it, which is slow to import."""
 
 

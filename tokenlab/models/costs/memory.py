@@ -6,7 +6,7 @@ the tower or in the LLM, whichever is more; allocators take some more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +70,22 @@ def needed_memory(costs: ModelCosts, settings: MLLM, batch_size: int, media: Seq
     llm = batch_size * _llm_elements(costs, tokens, settings.attn_implementation == "eager", padded=batch_size > 1)
     tower = max((_tower_elements(costs, medium) for medium in media), default=0)
     return MemoryNeed(int(weights), number * cache, number * max(llm, tower), batch_size)
+
+
+def longest_media(costs: ModelCosts, shown: Iterable[Sequence[bool]], num_frames: int) -> list[MediumShape]:
+    """The media of the longest prompt, frames at the model's own size.
+
+    Args:
+        costs: The model's.
+        shown: Of each prompt, whether each of its media is an image.
+        num_frames: Of a video.
+    """
+    shape, reads_videos = costs.vision.shape, costs.family.video is not None
+    prompts = [
+        [shape(1 if is_image else num_frames, is_image=is_image) for is_image in media if is_image or reads_videos]
+        for media in shown
+    ]
+    return max(prompts, key=lambda media: sum(medium.num_tokens for medium in media))
 
 
 def free_memory(device: torch.device) -> int | None:

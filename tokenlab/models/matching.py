@@ -1,0 +1,90 @@
+"""Equal cost: the budget at which a pipeline costs the FLOPs of another one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
+from typing import Any
+
+from tokenlab.compressors.pipeline import Pipeline
+from tokenlab.data.samples import Clip
+from tokenlab.errors import UserError
+from tokenlab.models.costs.flops import ModelCosts
+from tokenlab.models.costs.price import price
+from tokenlab.models.encode_cache import EncodeCache
+from tokenlab.models.mllm import LoadedModel
+from tokenlab.schema.arguments import check_names
+
+MATCHED = 4
+"""Questions on which arms are set to cost the same."""
+
+STEPS = 1000
+"""Budgets that are tried lie between 1 / 1000 and 1, in thousandths."""
+
+
+def match_flops(
+    loaded: LoadedModel, costs: ModelCosts, clips: Sequence[Clip], arm: str, pipeline: Pipeline, target: Pipeline
+) -> Pipeline:
+    """Sets the budget of a pipeline so that it costs what a target does, on the same questions up to the first token.
+
+    By halves, on the FLOPs of what is really done to these questions.
+
+    Args:
+        loaded: The model.
+        costs: Its prices.
+        clips: Some of the run's questions.
+        arm: The pipeline's name, for what goes wrong.
+        pipeline: One of its methods has a budget.
+        target: What it is to cost.
+
+    Raises:
+        UserError: If no budget costs that.
+    """
+    short = replace(loaded, settings=replace(loaded.settings, max_new_tokens=1))
+    caches = [EncodeCache(pipeline.needs() | target.needs()) for _ in clips]
+
+    def flops(of: Pipeline) -> float:
+        answers = [each for clip, cache in zip(clips, caches, strict=True) for each in short.answer([clip], of, cache)]
+        return fmean(price(each.trace, costs).total for each in answers if each.trace is not None)
+
+    def flops_at(thousandths: int) -> float:
+        return flops(with_budget(pipeline, thousandths / STEPS))
+
+    wanted = flops(target)
+    least, most = flops_at(1), flops_at(STEPS)
+    if not least <= wanted <= most:
+        raise UserError(
+            f"model.match_flops: whatever its budget, arm {arm!r} costs {least:.4g} to {most:.4g} FLOPs a question and "
+            f"never {wanted:.4g}; match it with another arm"
+        )
+    return with_budget(pipeline, _nearest(flops_at, wanted) / STEPS)
+
+
+def check_matches(matches: Mapping[str, str], pipelines: Mapping[str, Pipeline]) -> None:
+    """Raises UserError unless arms are there, and exactly one method of each that is matched has a budget to set."""
+    for arm, other in matches.items():
+        check_names("model.match_flops", (arm, other), pipelines, "arm")
+        found = [each.name for each in pipelines[arm].compressors if each.retention_ratio is not None]
+        if len(found) != 1:
+            raise UserError(
+                f"model.match_flops: {len(found)} methods of arm {arm!r} have a retention_ratio "
+                f"({', '.join(found) or 'none'}), but there must be one, which is then set"
+            )
+
+
+def with_budget(pipeline: Pipeline, ratio: float) -> Pipeline:
+    """The pipeline with another budget."""
+    compressors: tuple[Any, ...] = pipeline.compressors
+    return Pipeline(
+        tuple(each if each.retention_ratio is None else replace(each, retention_ratio=ratio) for each in compressors)
+    )
+
+
+def _nearest(value: Callable[[int], float], wanted: float) -> int:
+    """The step, of those of a rising staircase, whose value is nearest."""
+    low, high = 1, STEPS
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if value(middle) <= wanted else (low, middle)
+    return min((low, high), key=lambda step: abs(value(step) - wanted))
