@@ -274,6 +274,7 @@ def test_other_families_are_named(tmp_path):
 def test_failures_show_in_the_exit_code(checkpoints, videos, tmp_path, capsys):
     common = [
         f"--model.mllm.checkpoint={checkpoints['llava']}",
+        "--model.timed_questions=0",
         "--model.pipelines.full=[]",
         "--model.pipelines.topic=[{topic: {retention_ratio: 0.4}}]",
         "--data.num_workers=0",

@@ -131,6 +131,7 @@ def test_one_record_edited_moves_page_table_and_summary(run, tmp_path, capsys):
     assert after[2] != before[2]
 
 
+@pytest.mark.slow
 def test_thirty_arms_and_forty_questions_stay_below_ten_megabytes(tmp_path):
     rows = list(records(THIRTY, questions=60))
     big = np.random.default_rng(0).integers(0, 256, (16, 336, 336, 3), dtype=np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from time import monotonic
+from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -81,7 +82,8 @@ class AnswerBar(ProgressBar):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins."""
-        for callback in trainer.callbacks:
+        lightning: Any = trainer  # which sets its callbacks outside its class's sight
+        for callback in lightning.callbacks:
             if isinstance(callback, RunFolder):
                 self.begin(callback)
 

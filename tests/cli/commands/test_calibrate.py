@@ -21,7 +21,7 @@ def test_a_scheme_is_found_and_runs(tmp_path, monkeypatch, capsys):
     left = [1 - gone for gone in accumulate(scheme)]
     assert len(left) == 4
     assert 0.4 <= sum(left) / 4 + 1e-5 < 0.45  # a share of attention moves whole tokens
-    few = ["--data.num_videos=1", "--data.num_workers=0"]
+    few = ["--data.num_videos=1", "--data.num_workers=0", "--model.timed_questions=0"]
     assert main(["validate", "--config", "quickstart", "--config", "fitted.yaml", *few]) == 0
     assert Pipeline.from_config("fitted.yaml", arm=arm).compressors[0].scheme == scheme
 

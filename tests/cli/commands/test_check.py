@@ -119,7 +119,7 @@ def test_a_file_is_a_place_for_compressors(folder):
 def test_a_run_with_a_file_s_method_can_be_repeated(folder, capsys):
     main(["compressors", "new", "mine", "--stage", "grid"])
     arm = f"--model.pipelines={{mine: [{folder}/mine.py:Mine@0.5]}}"
-    few = ["--data.num_videos=1", "--data.num_workers=0"]
+    few = ["--data.num_videos=1", "--data.num_workers=0", "--model.timed_questions=0"]
     assert main(["validate", "--config", "quickstart", "--model.pipelines=null", arm, *few]) == 0
     (config,) = folder.glob("runs/*/config.yaml")
     assert f"class_path: {folder}/mine.py:Mine" in config.read_text()
