@@ -29,7 +29,8 @@ def test_the_mean_and_its_interval():
     found = likelihoods_of([*scored(values), record(9, "arm")], LEVEL)
     assert found.divergence.mean == pytest.approx(0.2)
     by_pairs = paired_difference(values, [0.0] * 4, [0, 0, 1, 1])
-    assert (found.divergence.low, found.divergence.high) == pytest.approx((by_pairs.low, by_pairs.high))
+    assert (found.divergence.low, found.divergence.high) == pytest.approx((max(0, by_pairs.low), by_pairs.high))
+    assert likelihoods_of(scored([0.5, 0.5, 0.51, 0.51]), LEVEL).divergence.low > 0
     assert found.calibration is None
     assert likelihoods_of([record(0, "arm")], LEVEL) is None
     assert likelihoods_of(scored([0.3]), LEVEL).divergence.low is None
@@ -66,3 +67,7 @@ def test_the_report_shows_them():
     cells = {column.title: column.cell(summary.arms[1]) for column in table.columns if column.title != "to"}
     assert (cells["scored"], cells["KL, nats"], cells["less full's"]) == ("4", "0.2000", "+0.2000")
     assert any(line.startswith("KL:") for line in all_captions(summary))
+    assert "Brier" not in cells
+    with_letters = summarise([with_options([0.7, 0.3], ["A"]), with_options([0.6, 0.4], ["B"], 1)])
+    (table,) = [table for table in further_tables(with_letters) if table.title == "Likelihoods"]
+    assert table.columns[-2].cell(with_letters.arms[0]) == "0.450"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from string import ascii_uppercase
 
@@ -51,6 +51,8 @@ def likelihoods_of(records: Sequence[Record], level: float) -> ArmLikelihoods | 
         return None
     divergences = [float(record.divergence or 0.0) for record in scored]
     divergence = clustered_mean(divergences, [record.cluster for record in scored], level)
+    if divergence.low is not None:
+        divergence = replace(divergence, low=max(0.0, divergence.low))  # no distribution is nearer than the same
     return ArmLikelihoods(divergence, _calibration([r for r in scored if r.option_likelihoods and r.is_scored]))
 
 

@@ -53,7 +53,9 @@ def all_captions(summary: Summary) -> Iterator[str]:
         yield "p: Holm's hold for all arms together; McNemar's takes questions for independent."
         yield "drift: how far the shares of answers are from the baseline's, total variation; x length: in tokens."
     if any(row.likelihoods for row in summary.arms):
-        yield "KL: of next tokens from the untouched model's, along its own answer; Brier: 0 to 2, summed over options."
+        yield "KL: of next tokens from the untouched model's, along its own answer."
+    if any(row.likelihoods and row.likelihoods.calibration for row in summary.arms):
+        yield "Brier: squared distance from the truth, summed over options: 0 to 2."
     if makers := [f"{each.name}: {each.made_by} is right" for each in summary.strata if each.made_by]:
         yield f"What questions need: {'; '.join(makers)}, and is ranked nowhere there; the others have the rest."
     if any(row.reusable is not None for row in summary.arms):

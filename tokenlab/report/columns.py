@@ -18,6 +18,7 @@ NOTHING = "-"
 BEST, DOMINATED = "*", "<"
 
 ANSWERS, SPEEDUP = ("against_baseline", "answers"), ("against_baseline", "speedup")
+CALIBRATION = ("likelihoods", "calibration")
 FURTHER = ("against_baseline", "further_divergence")
 
 
@@ -145,7 +146,7 @@ def comparison_columns(summary: Summary) -> list[Column]:
 
 def likelihood_columns(summary: Summary) -> list[Column]:
     """How far each arm is from the untouched model, and how far its confidence can be believed."""
-    return [
+    columns = [
         _column("scored", ("likelihoods", "divergence", "n"), str),
         _column("KL, nats", ("likelihoods", "divergence", "mean"), "{:.4f}".format),
         _column(f"{summary.level:.0%} from", ("likelihoods", "divergence", "low"), "{:.4f}".format),
@@ -153,9 +154,11 @@ def likelihood_columns(summary: Summary) -> list[Column]:
         _column(f"less {summary.baseline}'s", (*FURTHER, "mean"), "{:+.4f}".format),
         _column("from", (*FURTHER, "low"), "{:+.4f}".format),
         _column("to", (*FURTHER, "high"), "{:+.4f}".format),
-        _column("Brier", ("likelihoods", "calibration", "brier"), "{:.3f}".format),
-        _column("calibration error", ("likelihoods", "calibration", "error"), "{:.3f}".format),
     ]
+    if any(value_at(row, CALIBRATION) for row in summary.arms):
+        columns.append(_column("Brier", (*CALIBRATION, "brier"), "{:.3f}".format))
+        columns.append(_column("calibration error", (*CALIBRATION, "error"), "{:.3f}".format))
+    return columns
 
 
 def stage_columns(summary: Summary) -> list[Column]:

@@ -28,7 +28,7 @@ class AnswerBar(ProgressBar):
     def __init__(self, console: Console | None = None) -> None:
         super().__init__()
         self._console = console or progress_console()
-        self._wanted, self._said = True, monotonic()
+        self._wanted, self._said = True, 0.0
         self._right: dict[str, list[bool]] = {}
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -54,6 +54,7 @@ class AnswerBar(ProgressBar):
         """Begins to count the answers that a run writes down, behind those that it holds already."""
         if not self._wanted:
             return
+        self._said = monotonic()
         task = self._bar.add_task("Answering", total=run.answers_planned, completed=len(run.records), right="")
 
         def follow(record: Record) -> None:
