@@ -18,7 +18,7 @@ from tokenlab.data.module import DATASETS, first_questions
 from tokenlab.models.latency import time_arms
 from tokenlab.models.mllm import LoadedModel
 from tokenlab.models.settings import MLLM
-from tokenlab.statistics.paired import Ratio, paired_ratio
+from tokenlab.statistics.paired import Estimate, paired_ratio
 
 QUESTIONS = 32
 
@@ -58,7 +58,7 @@ def main(runs: int) -> None:
     print(f"1.00 in the interval of equal arms in {same} of {runs}; slow-down found in {planted} of {runs}")
 
 
-def measure(loaded: LoadedModel, clips: list, arms: dict[str, Pipeline], seed: int) -> tuple[Ratio, list[float]]:
+def measure(loaded: LoadedModel, clips: list, arms: dict[str, Pipeline], seed: int) -> tuple[Estimate, list[float]]:
     """Times b / a over all questions, and a's milliseconds."""
     times: dict[str, list[float]] = {arm: [] for arm in arms}
     questions = [(clip, sample, arms) for clip in clips for sample in clip.samples]
@@ -67,12 +67,12 @@ def measure(loaded: LoadedModel, clips: list, arms: dict[str, Pipeline], seed: i
     return paired_ratio(times["b"], times["a"], [clip.cluster for clip, _, _ in questions]), times["a"]
 
 
-def holds_one(ratio: Ratio) -> bool:
+def holds_one(ratio: Estimate) -> bool:
     """Whether an interval says that nothing differs."""
     return ratio.low is not None and ratio.high is not None and ratio.low <= 1 <= ratio.high
 
 
-def line(ratio: Ratio) -> str:
+def line(ratio: Estimate) -> str:
     """A ratio with its interval."""
     return f"{ratio.mean:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
 
