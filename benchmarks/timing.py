@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 from statistics import fmean
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import tokenlab.data  # noqa: F401 - registers the datasets
 from tokenlab.compressors import GridReduction, GridView, Pipeline, Reduction
@@ -42,7 +42,8 @@ class Busy(GridReduction):
 def main(runs: int) -> None:
     """Prints a line a run, and how often each was right."""
     loaded = LoadedModel.load(MLLM(checkpoint="shapes"))
-    data = DATASETS["shapes"](num_videos=QUESTIONS)
+    shapes: Any = DATASETS["shapes"]
+    data = shapes(num_videos=QUESTIONS)
     data.prepare_data()
     clips = [data.read(entry) for entry in first_questions(data.entries("validation"), QUESTIONS)]
     idle = Pipeline((Busy(),))

@@ -89,13 +89,15 @@ def test_loggers_write_the_summary_into_the_folder_itself(validate, tmp_path, re
     run = RunFolder(str(tmp_path / "run"))
     validate(run)
     kinds = {path.name.split(".")[0] for path in run.path.iterdir()}
-    assert kinds - {"hparams"} == {"records", "tokens", "summary", "report", "metrics", "events"}
+    assert kinds - {"hparams"} == {"arms", "records", "tokens", "summary", "report", "metrics", "events"}
     with (run.path / "metrics.csv").open() as file:
         (row,) = csv.DictReader(file)
     wanted = {"accuracy/full": 0.5, "flops_total/half": 1000, "seconds/half": 0.25, "failed/full": 0}
     assert {name: float(row[name]) for name in wanted} == wanted
-    events = EventAccumulator(str(run.path)).Reload()
-    assert {name: events.Scalars(name)[0].value for name in wanted} == wanted
+    for name, value in wanted.items():
+        quantity, arm = name.split("/")
+        (found,) = EventAccumulator(str(run.path / "arms" / arm)).Reload().Scalars(quantity)
+        assert found.value == value
     assert not [warning for warning in recwarn if "not empty" in str(warning.message)]
 
 
@@ -222,7 +224,7 @@ def test_what_cannot_be_printed_is_kept(validate, tmp_path, monkeypatch, file):
         out.close()
     assert json.loads((tmp_path / "summary.json").read_text())["complete"]
     assert (tmp_path / "metrics.csv").exists()
-    assert EventAccumulator(str(tmp_path)).Reload().Scalars("accuracy/full")
+    assert EventAccumulator(str(tmp_path / "arms" / "full")).Reload().Scalars("accuracy")
 
 
 def test_write_outside_a_run_is_refused(tmp_path):

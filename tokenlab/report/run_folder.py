@@ -25,7 +25,7 @@ from tokenlab.report.files import CONFIG, ENVIRONMENT, RECORDS, write_whole
 from tokenlab.report.gallery import draw_gallery
 from tokenlab.report.html import PAGE, write_page
 from tokenlab.report.overlay import Pictures
-from tokenlab.report.scalars import log_summary
+from tokenlab.report.scalars import ARMS, log_summary
 from tokenlab.report.sidecar import TOKENS, AnswerTokens, read_tokens
 from tokenlab.report.terminal import first_answers, terminal_report
 
@@ -250,6 +250,7 @@ def default_loggers(folder: str | Path, resume: bool = False) -> list[Logger]:
     if resume and (Path(folder) / RECORDS).exists():
         for old in ("metrics.csv", "hparams.yaml", *(path.name for path in Path(folder).glob("events.out.*"))):
             (Path(folder) / old).unlink(missing_ok=True)
+        shutil.rmtree(Path(folder) / ARMS, ignore_errors=True)
     else:
         claim(Path(folder))
     return [

@@ -15,32 +15,45 @@ from tokenlab.report.overlay import labelled
 
 PICTURES = 3
 
+ARMS = "arms"
+"""Folder of TensorBoard's runs, one an arm, in the run folder."""
+
 
 def log_summary(loggers: list[Logger], summary: Summary, folder: Path) -> None:
-    """Writes a run's numbers to all loggers; to TensorBoard, arms as hyperparameters and some of the gallery, too."""
+    """Writes a run's numbers to all loggers: to TensorBoard by arm, with some of the gallery; to others in one row."""
     for logger in loggers:
-        logger.log_metrics(scalars(summary), step=0)
         if isinstance(logger, TensorBoardLogger):
-            for row in summary.arms:
-                numbers = {name: value for name, value in _arm_scalars(row).items() if value is not None}
-                about = {
-                    "arm": row.arm,
-                    "method": row.method,
-                    "ratio": row.ratio,
-                    "parameters": json.dumps(row.pipeline),
-                    "positions": ", ".join(row.positions),
-                }
-                run = "".join(letter if letter.isalnum() or letter in "-_.@" else "_" for letter in row.arm)
-                logger.experiment.add_hparams(about, numbers, run_name=f"hparams/{run}", global_step=0)
-            for number, sample in enumerate(read_gallery(folder)[:PICTURES]):
-                files = {"": sample.plain, **sample.arms}
-                drawn = {arm: [Image.open(folder / FOLDER / name) for name in names] for arm, names in files.items()}
-                logger.experiment.add_image(f"gallery/{number}", np.asarray(labelled(drawn)), dataformats="HWC")
+            _log_arms(logger, summary)
+            _log_pictures(logger, folder)
+        else:
+            logger.log_metrics(scalars(summary), step=0)
         logger.save()
 
 
+def _log_arms(logger: TensorBoardLogger, summary: Summary) -> None:
+    """Each arm is a run of its own, so that one chart a quantity holds all arms, however many there are."""
+    for row in summary.arms:
+        about = {
+            "arm": row.arm,
+            "method": row.method,
+            "ratio": row.ratio,
+            "parameters": json.dumps(row.pipeline),
+            "positions": ", ".join(row.positions),
+        }
+        name = "".join(letter if letter.isalnum() or letter in "-_.@" else "_" for letter in row.arm)
+        numbers = {name: value for name, value in _arm_scalars(row).items() if value is not None}
+        logger.experiment.add_hparams(about, numbers, run_name=f"{ARMS}/{name}", global_step=0)
+
+
+def _log_pictures(logger: TensorBoardLogger, folder: Path) -> None:
+    for number, sample in enumerate(read_gallery(folder)[:PICTURES]):
+        files = {"": sample.plain, **sample.arms}
+        drawn = {arm: [Image.open(folder / FOLDER / name) for name in names] for arm, names in files.items()}
+        logger.experiment.add_image(f"gallery/{number}", np.asarray(labelled(drawn)), dataformats="HWC")
+
+
 def scalars(summary: Summary) -> dict[str, float]:
-    """Each number as `NAME/ARM`, so that TensorBoard shows the arms of one quantity side by side."""
+    """Each number as `NAME/ARM`."""
     return {
         f"{name}/{row.arm}": float(value)
         for row in summary.arms
