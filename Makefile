@@ -26,9 +26,10 @@ test-all: setup
 	$(BIN)/python -m pytest --jaxtyping-packages=tokenlab,beartype.beartype --hypothesis-profile=matrix \
 		-m 'matrix or hypothesis or slow'
 
-# what `tokenlab compressors` lists, and the page of docs; a test keeps both fresh
+# what `tokenlab compressors` and `tokenlab models` list, and the page of docs; tests keep them fresh
 facts: setup
 	$(BIN)/python -m tests.compressors.facts
+	$(BIN)/python -m tests.models.facts
 
 # runs every notebook and keeps its outputs
 notebooks: setup

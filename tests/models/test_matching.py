@@ -70,6 +70,12 @@ def test_what_no_budget_costs_is_refused(checkpoints, videos, tmp_path):
         run(checkpoints["llava"], videos, tmp_path / "run", {"topic": "blind"}, arms)
 
 
+def test_questions_that_cannot_be_answered_are_no_measure(checkpoints, videos, tmp_path):
+    (tmp_path / "good.jsonl").write_text(json.dumps({"video": "no.mp4", "question": "?", "answer": "red"}) + "\n")
+    with pytest.raises(UserError, match=r"none of the first questions can be answered.*no\.mp4"):
+        run(checkpoints["llava"], tmp_path, tmp_path / "run", {"topic": "fastv"})
+
+
 @pytest.mark.parametrize(
     ("matches", "message"),
     [

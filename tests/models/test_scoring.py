@@ -105,6 +105,7 @@ def test_options_are_scored_by_their_letters(harness: Harness):
     request = mllm.prepare(clip, sample, Pipeline(), EncodeCache(frozenset()))
     assert question.likelihoods(Pipeline()).options == score(mllm, request, ["A", "B"]).log_likelihoods
     assert ScoredQuestion.begin(mllm, replace(clip, media=None), sample, EncodeCache(frozenset())) is None
+    assert replace(question, clip=replace(clip, media=None)).likelihoods(Pipeline()) is None
 
 
 @pytest.mark.parametrize(

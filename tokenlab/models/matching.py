@@ -46,7 +46,13 @@ def match_flops(
 
     def flops(of: Pipeline) -> float:
         answers = [each for clip, cache in zip(clips, caches, strict=True) for each in short.answer([clip], of, cache)]
-        return fmean(price(each.trace, costs).total for each in answers if each.trace is not None)
+        traces = [each.trace for each in answers if each.trace is not None]
+        if not traces:
+            raise UserError(
+                f"model.match_flops: none of the first questions can be answered, so no one knows what arm {arm!r} "
+                f"costs: {answers[0].error}"
+            )
+        return fmean(price(trace, costs).total for trace in traces)
 
     def flops_at(thousandths: int) -> float:
         return flops(with_budget(pipeline, thousandths / STEPS))

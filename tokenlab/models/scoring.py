@@ -145,10 +145,14 @@ class ScoredQuestion:
             return None
         return cls(loaded, clip, sample, cache, reference)
 
-    def likelihoods(self, pipeline: Pipeline) -> Likelihoods:
-        """What a pipeline makes of the untouched model's answer, and of the options."""
-        request = self.loaded.prepare(self.clip, self.sample, pipeline, self.cache)
-        scores = score(self.loaded, request, ascii_uppercase[: len(self.sample.options)], self.reference.ids)
+    def likelihoods(self, pipeline: Pipeline) -> Likelihoods | None:
+        """What a pipeline makes of the untouched model's answer, and of the options; None where it cannot read on."""
+        letters = ascii_uppercase[: len(self.sample.options)]
+        try:
+            request = self.loaded.prepare(self.clip, self.sample, pipeline, self.cache)
+            scores = score(self.loaded, request, letters, self.reference.ids)
+        except SampleError:
+            return None
         return Likelihoods(divergence(scores.next_tokens, self.reference.next_tokens), scores.log_likelihoods)
 
 

@@ -2,45 +2,46 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Literal, get_args, get_origin
+import argparse
+import json
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from tokenlab.compressors import REGISTRY, TokenCompressor
-from tokenlab.compressors.evidence import PoolingAttention, TokenEmbeddings, TowerAttention
+import tokenlab
+from tokenlab.cli.commands.compressors import GROUP
+from tokenlab.cli.commands.options import Parser
 from tokenlab.errors import UserError
-from tokenlab.models.families import FAMILIES, Family, MediaSpec
-from tokenlab.models.families.support import missing_reason, support_note, why_unsupported
-from tokenlab.models.vision.auxiliary import KINDS
 from tokenlab.report.console import Terminal
-from tokenlab.schema.arguments import hints, suggest
-from tokenlab.tokens import Evidence
+from tokenlab.schema.arguments import suggest
 
-HELP = """\
-usage: tokenlab models [FAMILY]
+HELP = """usage: tokenlab models [FAMILY] [--runs COMPRESSOR] [--json]
 
 Lists the model families and what each offers; with a family (its model_type), says more of it, and of every compressor
-whether it can run there and, if not, why."""
+whether it can run there and, if not, why.
 
-YES, NO, AUXILIARY = "yes", "-", "aux"
+  --runs COMPRESSOR  the families that it runs on
+  --json             what is known of each, for programs"""
 
-FACTS: dict[str, Callable[[Family], str]] = {
-    "video": lambda family: _yes(family.video),
-    "token\ngrid": lambda family: _yes(family.image),
-    "[CLS]": lambda family: _yes(family.has_cls),
-    "attn": lambda family: _offered(family, TowerAttention()),
-    "joint\ntext": lambda family: _offered(family, TokenEmbeddings("clip")),
-    "pool\nhead": lambda family: _offered(family, PoolingAttention()),
-    "token\nwise": lambda family: _yes(family.projector),
-    "tower\ncuts": lambda family: _yes(family.norm),
-    "M-\nRoPE": lambda family: _yes(family.mrope),
-    "Deep-\nStack": lambda family: _yes(family.deepstack),
-}
-"""What the columns of the table say of a family."""
+FACTS = Path(tokenlab.__file__).parent / "models" / "facts.json"
+"""Of all families, with the compressors that come along; `make facts` writes it."""
+
+COLUMNS = (
+    "video",
+    "token grid",
+    "[CLS]",
+    "attn",
+    "joint text",
+    "pool head",
+    "token wise",
+    "tower cuts",
+    "M- RoPE",
+    "Deep- Stack",
+)
 
 LEGEND = (
     "\nattn: attention inside the tower. joint text: images and text in one space. pool head: SigLIP's. aux: where "
@@ -50,79 +51,82 @@ LEGEND = (
 )
 
 
-def show(argv: list[str]) -> int:
+def show(argv: Sequence[str]) -> int:
     """Prints the table of all families, or the page of one."""
-    console = Terminal()
     if {"-h", "--help"} & set(argv):
         print(HELP)
-    elif not argv:
-        console.print(families_table())
-        console.print(Text(LEGEND, style="dim"))
-    elif len(argv) > 1:
-        raise UserError(f"models takes one family, got {' '.join(argv)}")
-    elif argv[0] not in FAMILIES:
-        raise UserError(f"no family is called {argv[0]!r}{suggest(argv[0], FAMILIES)}; there are {', '.join(FAMILIES)}")
+        return 0
+    options, known = _options(argv), listed()
+    _check("family", options.family, known)
+    _check("compressor", options.runs, {each["compressor"] for one in known.values() for each in one["compressors"]})
+    chosen = [
+        each
+        for name, each in known.items()
+        if options.family in (None, name) and (options.runs is None or _runs(each, options.runs))
+    ]
+    if options.json:
+        print(json.dumps(chosen, indent=1))
+    elif options.family is None:
+        Terminal().print(_families_table(chosen), Text(LEGEND, style="dim"))
     else:
-        family = FAMILIES[argv[0]]
-        console.print(Text(family.name, style="bold"))
-        for kind, spec in (("images", family.image), ("videos", family.video)):
-            console.print(Text(f"{kind}: {_grid(spec)}"))
-        console.print(compressors_table(family))
+        for each in chosen:
+            _print_page(each)
     return 0
 
 
-def families_table() -> Table:
+def listed() -> dict[str, dict[str, Any]]:
+    """What is known of every family, by its model_type."""
+    known = {facts["model_type"]: facts for facts in json.loads(FACTS.read_text(encoding="utf-8"))}
+    if entry_points(group=GROUP):  # another package's compressors have to be tried
+        from tokenlab.compressors import REGISTRY
+        from tokenlab.models.facts import verdicts
+        from tokenlab.models.families import FAMILIES
+
+        for model_type, facts in known.items():
+            there = {each["compressor"] for each in facts["compressors"]}
+            for name in sorted(REGISTRY.keys() - there):
+                facts["compressors"] += verdicts(FAMILIES[model_type], name, REGISTRY[name])
+    return known
+
+
+def _options(argv: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(add_help=False)
+    parser.add_argument("family", nargs="?")
+    parser.add_argument("--runs")
+    parser.add_argument("--json", action="store_true")
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise UserError(f"models takes one family, got {' '.join(argv)}")
+    return options
+
+
+def _check(what: str, name: str | None, known: Sequence[str] | Any) -> None:
+    if name is not None and name not in known:
+        hint = suggest(name, known)
+        raise UserError(f"no {what} is called {name!r}{hint}; there are {', '.join(sorted(known))}")
+
+
+def _runs(facts: dict[str, Any], compressor: str) -> bool:
+    return any(each["compressor"] == compressor and each["runs"] == "yes" for each in facts["compressors"])
+
+
+def _families_table(chosen: Sequence[dict[str, Any]]) -> Table:
     """One row a family: the facts that decide what can be compared on it."""
     table = Table(box=None, padding=(0, 1, 0, 0))
-    for title in ("family", *FACTS):
-        table.add_column(title, no_wrap=True)
-    for model_type, family in FAMILIES.items():
-        table.add_row(model_type, *(say(family) for say in FACTS.values()))
+    for title in ("family", *COLUMNS):
+        table.add_column("\n".join(title.split()), no_wrap=True)
+    for facts in chosen:
+        table.add_row(facts["model_type"], *(facts[name] for name in COLUMNS))
     return table
 
 
-def _yes(fact: object) -> str:
-    return YES if fact else NO
-
-
-def _offered(family: Family, need: Evidence) -> str:
-    if missing_reason(family, need) is None:
-        return YES
-    return AUXILIARY if missing_reason(family, need, KINDS) is None else NO
-
-
-def _grid(spec: MediaSpec | None) -> str:
-    """What a medium's token grid is."""
-    if spec is None:
-        return "not read"
-    frames = ", a frame an image in the prompt" if spec.frames_as_images else ""
-    layout = (inspect.getdoc(spec.places) or "").partition("\n")[0].rstrip(".").rpartition(": ")[2]
-    return layout[0].lower() + layout[1:] + frames
-
-
-def compressors_table(family: Family) -> Table:
-    """Every compressor, and why it cannot run where it cannot, or in what it differs from its authors'."""
+def _print_page(facts: dict[str, Any]) -> None:
+    """What a family's token grids are; every compressor, and why it cannot run where it cannot."""
+    console = Terminal()
+    console.print(Text(facts["name"], style="bold"))
+    for kind in ("images", "videos"):
+        console.print(Text(f"{kind}: {facts[kind]}"))
     table = Table("compressor", "runs", "why not, or how", box=None, pad_edge=False)
-    for name, method in sorted(REGISTRY.items()):
-        try:
-            found = variants(method)
-        except Exception as error:  # another package's, which may ask for more than a budget
-            table.add_row(Text(name), "?", f"cannot be built from a budget alone: {error}")
-            continue
-        for parameters, variant in found.items():
-            reason = why_unsupported(family, variant)
-            table.add_row(
-                Text(f"{name} {parameters}".strip()), NO if reason else YES, reason or support_note(family, variant)
-            )
-    return table
-
-
-def variants(method: type[TokenCompressor]) -> dict[str, TokenCompressor]:
-    """A method with each value of a parameter that decides what it looks at, by those values; else it alone."""
-    plain = method.example()
-    for name, hint in hints(method).items():
-        values = get_args(hint) if get_origin(hint) is Literal else ()
-        built = {f"({name}: {value})": replace(plain, **{name: value}) for value in values}
-        if any(variant.needs() != plain.needs() for variant in built.values()):
-            return built
-    return {"": plain}
+    for each in facts["compressors"]:
+        table.add_row(Text(f"{each['compressor']} {each['variant']}".strip()), each["runs"], Text(each["note"]))
+    console.print(table)
