@@ -190,8 +190,7 @@ class _Decoding:
 
     def log_likelihood(self, option: Sequence[int]) -> float:
         """Of one option as a whole."""
-        next_tokens = self.read_on(option)
-        return float(next_tokens[torch.arange(len(option)), list(option)].double().sum())
+        return sum(float(row[token]) for row, token in zip(self.read_on(option), option, strict=True))
 
     def read_on(self, answer: Sequence[int]) -> Float[Tensor, "a v"]:
         """Before each token of an answer, what may follow; afterwards everything is as it was behind the prompt."""
