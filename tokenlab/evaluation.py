@@ -123,9 +123,10 @@ class Evaluation(LightningModule):
 
     def _match_arms(self, stage: str) -> None:
         """Sets the budgets of arms that are to cost what others do."""
+        if not self.match_flops:
+            return
         data = self._lightning.datamodule
-        some = first_questions(data.entries(SPLITS[stage]), MATCHED) if self.match_flops else []
-        clips = list(data.read_in_turn(some))
+        clips = list(data.read_in_turn(first_questions(data.entries(SPLITS[stage]), MATCHED)))
         for arm, other in self.match_flops.items():
             pipeline, target = self.pipelines[arm], self.pipelines[other]
             self.pipelines[arm] = match_flops(self.loaded, self.costs, clips, arm, pipeline, target)

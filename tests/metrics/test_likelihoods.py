@@ -37,10 +37,10 @@ def test_the_mean_and_its_interval():
 
 
 def test_arms_are_compared_question_by_question():
-    theirs = {each.uid: each for each in scored([0.1, 0.1, 0.1, 0.1])}
-    found = further_divergence(scored([0.3, 0.3, 0.3, 0.3]), theirs, LEVEL)
+    theirs = scored([0.1, 0.1, 0.1, 0.1])
+    found = further_divergence(list(zip(scored([0.3, 0.3, 0.3, 0.3]), theirs, strict=True)), LEVEL)
     assert (found.mean, found.low, found.high) == pytest.approx((0.2, 0.2, 0.2))
-    assert further_divergence([record(0, "arm")], theirs, LEVEL) is None
+    assert further_divergence([(record(0, "arm"), theirs[0])], LEVEL) is None
 
 
 def test_brier_is_the_distance_from_the_truth():

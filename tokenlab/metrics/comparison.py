@@ -115,7 +115,7 @@ def _compare(
         flops_ratio=ratio(lambda r: r.flops.total),
         causal_flops_ratio=ratio(lambda r: r.flops.causal),
         speedup=speedup_of(records, baseline, level),
-        further_divergence=further_divergence(records, baseline, level),
+        further_divergence=further_divergence(answered, level),
     )
 
 

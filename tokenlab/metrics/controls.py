@@ -80,12 +80,14 @@ def head_of(baseline: Answers, blind: Answers, level: float) -> Head | None:
     return Head(fmean(nothing), gain, gain.low > 0)
 
 
-def find_blind(arms: Mapping[str, Answers]) -> Answers | None:
-    """The arm that sees nothing, whatever its name, if the run has one."""
-    for records in arms.values():
-        if [name for step in next(iter(records.values())).pipeline for name in step] == [BLIND]:
-            return records
-    return None
+def arms_of(method: str, arms: Mapping[str, Answers]) -> list[str]:
+    """The arms that are made of one method alone, whatever their names."""
+    return [name for name, records in arms.items() if next(iter(records.values())).methods == [method]]
+
+
+def find_blind(arms: Mapping[str, Answers]) -> str | None:
+    """The arm that sees nothing, if the run has one."""
+    return next(iter(arms_of(BLIND, arms)), None)
 
 
 def _right(records: Answers, uids: list[str]) -> list[float]:

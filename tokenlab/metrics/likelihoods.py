@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from string import ascii_uppercase
@@ -56,16 +56,19 @@ def likelihoods_of(records: Sequence[Record], level: float) -> ArmLikelihoods | 
     return ArmLikelihoods(divergence, _calibration([r for r in scored if r.option_likelihoods and r.is_scored]))
 
 
-def further_divergence(records: Sequence[Record], baseline: Mapping[str, Record], level: float) -> Estimate | None:
-    """How much further an arm is from the untouched model than another, over the questions that both were scored on."""
-    pairs = [
-        (ours.divergence, theirs.divergence, ours.cluster)
-        for ours in records
-        if (theirs := baseline.get(ours.uid)) is not None
-        and ours.divergence is not None
-        and theirs.divergence is not None
+def further_divergence(pairs: Sequence[tuple[Record, Record]], level: float) -> Estimate | None:
+    """How much further an arm is from the untouched model than another; None where no question was scored with both.
+
+    Args:
+        pairs: Records of the arm and of the other, question by question.
+        level: Confidence level of the interval.
+    """
+    found = [
+        (ours.divergence - theirs.divergence, ours.cluster)
+        for ours, theirs in pairs
+        if ours.divergence is not None and theirs.divergence is not None
     ]
-    return clustered_mean([a - b for a, b, _ in pairs], [each for _, _, each in pairs], level) if pairs else None
+    return clustered_mean([each for each, _ in found], [cluster for _, cluster in found], level) if found else None
 
 
 def _calibration(records: Sequence[Record]) -> Calibration | None:

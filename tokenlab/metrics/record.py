@@ -159,6 +159,11 @@ class Record:
         return self.visual_tokens_out / self.visual_tokens_in if self.visual_tokens_in else 1.0
 
     @property
+    def methods(self) -> list[str]:
+        """Names of the arm's compressors, in order."""
+        return [name for step in self.pipeline for name in step]
+
+    @property
     def is_reduced(self) -> bool:
         """Whether any visual token is gone, be it merged into another."""
         return self.visual_tokens_out < self.visual_tokens_in

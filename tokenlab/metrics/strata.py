@@ -6,14 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
-from tokenlab.compressors.controls import BLIND
-from tokenlab.metrics.record import Record
+from tokenlab.metrics.controls import Answers, arms_of, find_blind
 from tokenlab.statistics.intervals import Interval, clustered_interval
 
 COARSE = "pool"
 """The control that looks coarsely."""
-
-Answers = Mapping[str, Record]
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def strata_of(arms: Mapping[str, Answers]) -> Strata | None:
     Args:
         arms: Records by arm and uid.
     """
-    blind, coarse = _of_method(arms, BLIND), _coarsest(arms)
+    blind, coarse = find_blind(arms), _coarsest(arms)
     if blind is None:
         return None
     makers = [("solved blind", blind)] + ([("needs a coarse look", coarse)] if coarse is not None else [])
@@ -72,14 +69,6 @@ def strata_of(arms: Mapping[str, Answers]) -> Strata | None:
     return Strata((*strata, Stratum(rest, len(left), None)), uids | {rest: frozenset(left)})
 
 
-def _of_method(arms: Mapping[str, Answers], method: str) -> str | None:
-    return next((name for name, records in arms.items() if _methods(records) == [method]), None)
-
-
 def _coarsest(arms: Mapping[str, Answers]) -> str | None:
-    pooled = [name for name, records in arms.items() if _methods(records) == [COARSE]]
+    pooled = arms_of(COARSE, arms)
     return min(pooled, key=lambda name: fmean(each.retention for each in arms[name].values()), default=None)
-
-
-def _methods(records: Answers) -> list[str]:
-    return [name for step in next(iter(records.values())).pipeline for name in step]

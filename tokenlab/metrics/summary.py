@@ -172,7 +172,7 @@ def summarise(
     arms = _by_arm(records)
     others = {name: arm for name, arm in arms.items() if name != baseline}
     against = compare_all(others, arms[baseline], level, margin) if baseline in arms else {}
-    blind, best = find_blind(arms), arms.get(baseline)
+    blind, best = arms.get(find_blind(arms) or ""), arms.get(baseline)
     strata, rows = strata_of(arms), []
     for name, arm in arms.items():
         row = _arm_summary(list(arm.values()), against.get(name), level)

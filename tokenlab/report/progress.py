@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from time import monotonic
 from typing import Any
 
@@ -29,7 +30,8 @@ class AnswerBar(ProgressBar):
         super().__init__()
         self._console = console or progress_console()
         self._wanted, self._said = True, 0.0
-        self._right: dict[str, list[bool]] = {}
+        self._right: Counter[str] = Counter()
+        self._answered: Counter[str] = Counter()
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(None),
@@ -72,9 +74,9 @@ class AnswerBar(ProgressBar):
         """How many of the arm's answers are right so far, where anybody knows."""
         if not record.is_scored:
             return ""
-        so_far = self._right.setdefault(record.arm, [])
-        so_far.append(record.is_right)
-        return f"{sum(so_far) / len(so_far):.1%} right"
+        self._answered[record.arm] += 1
+        self._right[record.arm] += record.is_right
+        return f"{self._right[record.arm] / self._answered[record.arm]:.1%} right"
 
     def end(self) -> None:
         """Leaves the terminal to what comes next."""

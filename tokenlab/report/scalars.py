@@ -40,9 +40,8 @@ def _log_arms(logger: TensorBoardLogger, summary: Summary) -> None:
             "parameters": json.dumps(row.pipeline),
             "positions": ", ".join(row.positions),
         }
-        name = "".join(letter if letter.isalnum() or letter in "-_.@" else "_" for letter in row.arm)
-        numbers = {name: value for name, value in _arm_scalars(row).items() if value is not None}
-        logger.experiment.add_hparams(about, numbers, run_name=f"{ARMS}/{name}", global_step=0)
+        folder = "".join(letter if letter.isalnum() or letter in "-_.@" else "_" for letter in row.arm)
+        logger.experiment.add_hparams(about, _arm_scalars(row), run_name=f"{ARMS}/{folder}", global_step=0)
 
 
 def _log_pictures(logger: TensorBoardLogger, folder: Path) -> None:
@@ -54,18 +53,14 @@ def _log_pictures(logger: TensorBoardLogger, folder: Path) -> None:
 
 def scalars(summary: Summary) -> dict[str, float]:
     """Each number as `NAME/ARM`."""
-    return {
-        f"{name}/{row.arm}": float(value)
-        for row in summary.arms
-        for name, value in _arm_scalars(row).items()
-        if value is not None
-    }
+    return {f"{name}/{row.arm}": value for row in summary.arms for name, value in _arm_scalars(row).items()}
 
 
-def _arm_scalars(row: ArmSummary) -> dict[str, float | None]:
+def _arm_scalars(row: ArmSummary) -> dict[str, float]:
+    """An arm's numbers, as far as there are any."""
     accuracy, cost, against, latency = row.accuracy, row.cost, row.against_baseline, row.latency
     answers, speedup = against and against.answers, against and against.speedup
-    return {
+    numbers = {
         "accuracy": accuracy and accuracy.mean,
         "accuracy_low": accuracy and accuracy.low,
         "accuracy_high": accuracy and accuracy.high,
@@ -82,3 +77,4 @@ def _arm_scalars(row: ArmSummary) -> dict[str, float | None]:
         "speedup": speedup and speedup.total.mean,
         "prefill_speedup": speedup and speedup.prefill.mean,
     }
+    return {name: float(value) for name, value in numbers.items() if value is not None}

@@ -57,7 +57,7 @@ def paired_difference(ours: Values, theirs: Values, clusters: Clusters, level: f
     if not x.any():
         unseen = 1 - (1 - level) ** (1 / count)
         return Difference(0.0, -unseen, unseen, len(x), count)
-    half = float(stats.t.ppf((1 + level) / 2, count - 1)) * _standard_error(x, member, count)
+    half = _half_width(x, member, count, level)
     return Difference(mean, mean - half, mean + half, len(x), count)
 
 
@@ -88,7 +88,7 @@ def clustered_mean(values: Values, clusters: Clusters, level: float = LEVEL) -> 
     mean = float(x.mean())
     if count == 1:
         return Estimate(mean, None, None, len(x), 1)
-    half = float(stats.t.ppf((1 + level) / 2, count - 1)) * _standard_error(x, member, count)
+    half = _half_width(x, member, count, level)
     return Estimate(mean, mean - half, mean + half, len(x), count)
 
 
@@ -274,6 +274,8 @@ def _differences(
     return first - second, member, len(names)
 
 
-def _standard_error(x: Float[np.ndarray, " n"], member: Int[np.ndarray, " n"], count: int) -> float:
+def _half_width(x: Float[np.ndarray, " n"], member: Int[np.ndarray, " n"], count: int, level: float) -> float:
+    """Of the interval of a mean: Student's quantile times the standard error over clusters."""
     residuals = np.bincount(member, weights=x - x.mean(), minlength=count)
-    return float(np.sqrt(count / (count - 1) * (residuals**2).sum()) / len(x))
+    error = float(np.sqrt(count / (count - 1) * (residuals**2).sum()) / len(x))
+    return float(stats.t.ppf((1 + level) / 2, count - 1)) * error

@@ -5,11 +5,15 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
+from pathlib import Path
 from string import Template
 
+from tokenlab.cli import COMMANDS, PAGES
+from tokenlab.cli.commands import compressors, models
 from tokenlab.cli.commands.options import Parser
-from tokenlab.cli.commands.run_help import datasets
+from tokenlab.cli.commands.run_help import datasets, print_help
+from tokenlab.schema.files import shipped_configs
 
 DESCRIPTION = """\
 Prints what makes a shell finish tokenlab's commands, settings and names at a press of Tab.
@@ -57,30 +61,26 @@ def show(argv: Sequence[str]) -> int:
 
 def script() -> str:
     """The script for bash, of what is registered now."""
-    from tokenlab.cli import COMMANDS
-    from tokenlab.compressors import REGISTRY
-    from tokenlab.models.families import FAMILIES
-    from tokenlab.schema.files import shipped_configs
-
     cases = [f'            {name}) words="{_spaced(_settings(name))}" ;;' for name in COMMANDS]
     return SCRIPT.substitute(
         commands=_spaced(COMMANDS),
         configs=_spaced(shipped_configs()),
         datasets=_spaced(datasets()),
-        compressors=_spaced([*REGISTRY, "new"]),
-        families=_spaced(FAMILIES),
+        compressors=_spaced([*compressors.listed(), "new"]),
+        families=_spaced(models.listed()),
         options="\n".join(cases),
     )
 
 
 def _settings(command: str) -> list[str]:
-    """What a command's own help names."""
-    from tokenlab.cli import main
-
-    page = io.StringIO()
-    with redirect_stdout(page), suppress(SystemExit):  # as argparse ends a page
-        main([command, "--help"])
-    return re.findall(r"(?<![\w`-])--[a-z][\w.-]*\w", page.getvalue())
+    """What a command can be told, read off its source: a page of help would import what the command needs."""
+    if command not in PAGES:
+        page = io.StringIO()
+        with redirect_stdout(page):
+            print_help(command)
+        return re.findall(r"(?<![\w`-])--[a-z][\w.-]*\w", page.getvalue())
+    source = Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8")
+    return [*re.findall(r'\(\s*"(--[a-z][\w-]*)"', source), "--help"]
 
 
 def _spaced(words: Iterable[str]) -> str:
