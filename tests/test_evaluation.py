@@ -22,7 +22,7 @@ from tokenlab.evaluation import Evaluation
 from tokenlab.metrics.answers import is_right
 from tokenlab.metrics.choices import read_choice
 from tokenlab.metrics.record import Record
-from tokenlab.metrics.summary import read_records
+from tokenlab.metrics.summary import read_records, summarise
 from tokenlab.models.settings import MLLM
 from tokenlab.report.run_folder import RunFolder
 
@@ -103,6 +103,25 @@ def quiet_trainer(folder: Path, **settings) -> Trainer:
         callbacks=[RunFolder(str(folder))],
         **settings,
     )
+
+
+@pytest.mark.matrix
+def test_arms_are_set_against_smaller_pictures_where_those_are_fewer_tokens(checkpoints, videos, tmp_path):
+    """Beside the other controls, with answers and tokens of their own."""
+    topic = REGISTRY["topic"](retention_ratio=0.5)
+    settings = MLLM(checkpoint=str(checkpoints["qwen2_5_vl"]), max_new_tokens=3)
+    module = Evaluation(settings, {"full": [], "topic": [topic]}, timed_questions=2, controls=True)
+    quiet_trainer(tmp_path).validate(module, Jsonl(str(videos / "good.jsonl"), num_frames=6, num_workers=0))
+    records = read_records(tmp_path / "records.jsonl")
+    native = [record for record in records if record.arm == "native@0.5"]
+    assert [record.status for record in native] == ["ok"] * 6
+    assert {record.positions[0] for record in native} == {"renumber"}
+    assert all(0.25 <= record.retention <= 0.5 for record in native)
+    (row,) = (row for row in summarise(records).arms if row.arm == "topic")
+    found = [each.control for each in row.against_controls]
+    assert found[:-2] == ["random@0.5", "pool@0.5", "frame_stride@0.5", "blind"]
+    assert found[-2] == "smaller pictures at equal tokens"
+    assert "seconds" in found[-1]
 
 
 def answers(records: list[Record]) -> dict[tuple[str, str], str | None]:

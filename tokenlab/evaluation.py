@@ -114,10 +114,11 @@ class Evaluation(LightningModule):
 
     def _complete_arms(self, controlled: Sequence[str]) -> None:
         """Adds the controls of some arms, and sees that all arms can run."""
-        for arm, controls in controls_of({arm: self.pipelines[arm] for arm in controlled}).items():
+        family, mllm = family_of(self.config), self.settings
+        arms = {arm: self.pipelines[arm] for arm in controlled}
+        for arm, controls in controls_of(arms, family.native_resolution).items():
             self.pipelines |= controls
             self.controls[arm] = list(controls)
-        family, mllm = family_of(self.config), self.settings
         check_pipelines(family, self.pipelines, mllm.auxiliary, mllm.attn_implementation, windows_of(self.config))
         self.needs = frozenset().union(*(pipeline.needs() for pipeline in self.pipelines.values()))
 

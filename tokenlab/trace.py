@@ -25,7 +25,11 @@ Empty when no method acts in the tower.
 
 @dataclass(frozen=True)
 class AppliedReduction:
-    """One reduction as it was applied to one medium of a prompt, and the FLOPs of deciding it."""
+    """One reduction as it was applied to one medium of a prompt, and the FLOPs of deciding it.
+
+    Of frames, before the tower, it says which are left; of their pixels, how many tokens of how many come of a smaller
+    size, and how many fewer separators. Of all else, what becomes of which token.
+    """
 
     stage: str
     compressor: str
@@ -34,6 +38,7 @@ class AppliedReduction:
     layer: int | None = None
     drops_separators: bool = False
     flops: int = 0
+    fewer_separators: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,12 @@ class MediumTrace:
     """The size of one medium before any reduction.
 
     Attributes:
-        grid_tokens: Tokens on its token grid, had no frame been left out.
+        grid_tokens: Tokens on its token grid, had no frame been left out or made smaller.
         separators: Visual tokens outside the grid, such as newlines.
         is_image: Whether it is an image.
         frames: Numbers of the frames that were encoded.
         shapes: Rows and columns of each frame of the token grid that they became.
+        shown: Height and width of pictures that were made smaller; empty where they have their own size.
     """
 
     grid_tokens: int
@@ -53,6 +59,7 @@ class MediumTrace:
     is_image: bool = False
     frames: tuple[int, ...] = ()
     shapes: tuple[tuple[int, int], ...] = ()
+    shown: tuple[int, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -69,7 +76,7 @@ class Trace:
         reductions: The reductions, in the order in which they were applied.
         prompt_tokens: Length of the sequence that the untouched model would read.
         prefill_tokens: Length of the sequence that the LLM read.
-        grids: Per medium, its token grid as the tower made it, after frame selection.
+        grids: Per medium, its token grid as the tower made it, after frame selection and at the size that was shown.
         passes: Per medium, runs of the tower: one a frame, a tile or a few frames together.
         tower_tokens: Per medium, the tokens of one frame in each block of the tower.
         projector_tokens: Tokens merged before the projector, which read each of them besides all patches.
@@ -158,14 +165,21 @@ class Trace:
         """Visual tokens left after the first `num_reductions` reductions."""
         left = [medium.grid_tokens for medium in self.media]
         outside = [medium.separators for medium in self.media]
-        for applied in self.reductions[:num_reductions]:
+        for number, applied in enumerate(self.reductions[:num_reductions], 1):
             if applied.stage == "frames":
-                left[applied.medium] = math.prod(self.grids[applied.medium])
+                left[applied.medium] = self._tokens_of_frames(number, applied.medium)
             else:
                 left[applied.medium] = applied.reduction.num_outputs
+                outside[applied.medium] -= applied.fewer_separators
             if applied.drops_separators and not applied.reduction.is_identity:
                 outside[applied.medium] = 0
         return sum(left) + sum(outside)
+
+    def _tokens_of_frames(self, number: int, medium: int) -> int:
+        """Tokens of the frames that are left of a medium behind so many reductions, before they are made smaller."""
+        later = (each for each in self.reductions[number:] if (each.stage, each.medium) == ("pixels", medium))
+        smaller = next(later, None)
+        return math.prod(self.grids[medium]) if smaller is None else smaller.reduction.num_inputs
 
 
 def synchronise(device: torch.device) -> None:

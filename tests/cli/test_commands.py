@@ -50,7 +50,7 @@ def test_help_and_version(capsys):
         (["compressors", "a", "b"], "compressors takes one name, got a b"),
         (
             ["compressors", "--stage", "gird"],
-            "--stage: invalid choice: 'gird' (choose from 'frames', 'tower', 'grid', 'layers', 'cache')",
+            "--stage: invalid choice: 'gird' (choose from 'frames', 'pixels', 'tower', 'grid', 'layers', 'cache')",
         ),
     ],
 )

@@ -65,7 +65,7 @@ def test_is_final_and_in_a_file_of_its_name(name):
 ON_GRID = sorted(name for name in REGISTRY if build(name, 0.5).acts_at(GridReduction))
 DATA_DECIDES = {
     **{"vidcom2": 0.5, "fastvid": 1, "hired": 0, "holitom": 0, "flashvid": 0},
-    **dict.fromkeys(("llava_scissor", "prunevid", "st_simdiff", "sttm")),
+    **dict.fromkeys(("llava_scissor", "native", "prunevid", "st_simdiff", "sttm")),
 }
 """Methods whose count what they see decides; above which ratio, on the grid, it may miss two tokens a frame or more."""
 

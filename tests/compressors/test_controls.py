@@ -3,7 +3,7 @@
 import pytest
 
 from tokenlab.compressors import REGISTRY, Pipeline
-from tokenlab.compressors.controls import controls_of
+from tokenlab.compressors.controls import CONTROLS, controls_of
 from tokenlab.compressors.spelling import build_pipelines, expand_pipelines, parse_pipeline, with_controls
 from tokenlab.errors import UserError
 
@@ -35,10 +35,23 @@ def test_every_method_with_a_ratio_has_controls(name):
     if example.retention_ratio is None:
         pytest.skip("its example has the authors' own budget")
     found = controls_of({"mine": Pipeline((example,))})
-    if name in ("random", "pool", "grid_stride", "frame_stride", "uniform"):
+    if name in CONTROLS:
         assert found == {}
     else:
         assert {"blind", f"pool@{example.retention_ratio:g}"} < set(found["mine"])
+
+
+def test_pictures_are_shrunk_where_that_leaves_fewer_tokens():
+    """In place of a method that does so as well; the control of a name is nobody else's."""
+    arms = {"mine": parse_pipeline("topic@0.5"), "native@0.5": parse_pipeline("native@0.5")}
+    found = controls_of(arms, follows_size=True)
+    assert found.keys() == {"mine"}
+    assert found["mine"]["native@0.5"] == arms["native@0.5"]
+    assert "native@0.5" not in controls_of(arms)["mine"]
+    (lot, *_) = controls_of({"mine": parse_pipeline("native@0.8+topic@0.5")})["mine"]
+    assert lot == "native@0.8+random@0.5 #1"
+    with pytest.raises(UserError, match=r"arm 'native@0\.5' bears the name of a control"):
+        controls_of({**arms, "native@0.5": parse_pipeline("native@0.4")}, follows_size=True)
 
 
 def test_frames_are_thinned_out_once():

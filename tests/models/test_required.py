@@ -18,6 +18,7 @@ REFUSED = {
     "scope": dict.fromkeys(("llava_onevision", "qwen2_5_vl"), "CLS"),
     "prumerge": dict.fromkeys(("llava_onevision", "qwen2_5_vl"), "CLS"),
     "hired": dict.fromkeys(("llava_onevision", "qwen2_5_vl"), "CLS"),
+    "native": {"llava": "reads every picture at one size"},
     "fastvid": dict.fromkeys(("llava", "qwen2_5_vl", "llava_next", "internvl"), HEAD),
 }
 """What may be refused, by method and kind, and a word of the reason; everything else runs everywhere."""

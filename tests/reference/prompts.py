@@ -7,7 +7,9 @@ from the decision is done again here, with plain loops and dense matrices.
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from tests.reference import tower
@@ -32,6 +34,8 @@ from tokenlab.compressors.stages import (
     GridReduction,
     GridView,
     LayerReduction,
+    PixelReduction,
+    PixelView,
     TowerReduction,
 )
 from tokenlab.data.samples import Sample
@@ -73,6 +77,8 @@ class Reference(Checkpoint):
             numbers = number_media(parts)
             drawn = [noise.generator(place, number, "frames") for number in numbers]
             parts = [select(part, method, question, draw) for part, draw in zip(parts, drawn, strict=True)]
+        for method in pipeline.placed(PixelReduction).values():
+            parts = [part if isinstance(part, str) else self.shrink(part, method) for part in parts]
         sequence, media = self._sequence(parts, question, pipeline.needs())
         original = [replace(token) for token in sequence]
         for place, method in pipeline.placed(TowerReduction).items():
@@ -90,6 +96,18 @@ class Reference(Checkpoint):
         if pipeline.of_stage(LayerReduction) or pipeline.of_stage(CacheReduction):
             return Inside(self, pipeline, uid, seed).greedy(sequence, original, media, new_tokens, forced)
         return self._greedy(sequence, new_tokens, forced)
+
+    def shrink(self, frames, method: PixelReduction):
+        """All pictures at the size at which the whole processor, asked by hand, makes few enough tokens."""
+
+        def tokens(size) -> int:
+            blank = replace(frames, pixels=np.zeros((len(frames.numbers), *size, 3), dtype=np.uint8))
+            ids = self.inputs(blank, "")["input_ids"][0]
+            return int(torch.isin(ids, torch.tensor([self.image, self.video])).sum())
+
+        height, width = method.choose_size(PixelView(frames.pixels.shape[1:3], tokens))
+        pictures = [Image.fromarray(each).resize((width, height), Image.Resampling.BICUBIC) for each in frames.pixels]
+        return replace(frames, pixels=np.stack([np.asarray(each) for each in pictures]))
 
     def _sequence(self, parts, question: str, needs) -> tuple[list[Token], list[VisualTokens]]:
         """Text and visual tokens in order, each with its position; and each medium's visual ones on their grid."""

@@ -46,6 +46,18 @@ def test_a_whole_image_stands_beside_its_mosaic():
     assert [corner(drawn, 0, 0, frame)[0] for frame in range(2)] == [51, 255]
 
 
+def test_pictures_that_were_made_smaller_are_as_coarse_as_they_were_shown():
+    """A line of a pixel's width is gone in a picture of four; of an image in tiles, the one that shows all is drawn."""
+    lined = WHITE.copy()
+    lined[::2] = 0
+    drawn = np.asarray(strip(Pictures([lined], (0,)), MediumTokens((0,), ((2, 2),), "####", (2, 2)), side=40))
+    assert np.ptp(drawn) < 10
+    tiles = Pictures([lined, lined, WHITE], (0, 1, 2), is_image=True)
+    drawn = strip(tiles, MediumTokens((0,), ((1, 1), (1, 1)), ".#", (20, 20)), side=40)
+    assert drawn.size == (40, 40)
+    assert np.asarray(drawn).min() == 255
+
+
 def test_what_the_tower_does_not_see_is_not_drawn():
     wide = np.zeros((40, 80, 3), dtype=np.uint8)
     wide[:, 20:60] = 255

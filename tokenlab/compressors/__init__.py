@@ -50,6 +50,9 @@ from tokenlab.compressors.stages import (
     LayerReduction,
     LayerView,
     Moment,
+    PixelReduction,
+    PixelView,
+    Size,
     TowerReduction,
 )
 from tokenlab.functional import (
@@ -116,6 +119,8 @@ __all__ = [
     "Observed",
     "Pipeline",
     "PixelChange",
+    "PixelReduction",
+    "PixelView",
     "PoolingAttention",
     "Preference",
     "ProjectorInput",
@@ -124,6 +129,7 @@ __all__ = [
     "ReductionKind",
     "SampleNoise",
     "Separators",
+    "Size",
     "Space",
     "State",
     "StepAttention",

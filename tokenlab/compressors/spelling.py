@@ -76,18 +76,21 @@ def build_pipelines(expanded: Mapping[str, list[dict[str, Any]]]) -> dict[str, P
     }
 
 
-def with_controls(expanded: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+def with_controls(
+    expanded: Mapping[str, list[dict[str, Any]]], follows_size: bool = False
+) -> dict[str, list[dict[str, Any]]]:
     """Arms in full, and behind them their controls; a control that is an arm already is not added again.
+
+    Args:
+        expanded: The arms.
+        follows_size: Whether the model makes fewer tokens of smaller pictures.
 
     Raises:
         UserError: If an arm's budget is not known beforehand, or bears the name of a control.
     """
-    built = build_pipelines(expanded)
     found = dict(expanded)
-    for controls in controls_of(built).values():
+    for controls in controls_of(build_pipelines(expanded), follows_size).values():
         for name, pipeline in controls.items():
-            if name in built and built[name] != pipeline:
-                raise UserError(f"model.controls: arm {name!r} bears the name of a control; rename it")
             found.setdefault(
                 name,
                 [{"class_path": import_path(type(each)), "init_args": asdict(each)} for each in pipeline.compressors],

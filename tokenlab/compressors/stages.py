@@ -1,4 +1,4 @@
-"""The five stages, and what a method sees at each.
+"""The six stages, and what a method sees at each.
 
 A stage is an abstract class with one abstract method; a method is a final, frozen dataclass under one stage or several:
 
@@ -10,7 +10,7 @@ registers itself by being defined.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -49,6 +49,33 @@ class FrameSelection(TokenCompressor):
     @abstractmethod
     def select_frames(self, view: FrameView) -> Reduction:
         """Which of the candidate frames stay, in time order; frames are pruned, never merged."""
+
+
+Size = tuple[int, int]
+"""Height and width of a picture, in pixels."""
+
+
+@dataclass(frozen=True)
+class PixelView:
+    """What a method sees of a medium before the checkpoint's processor reads its pixels: how large it is."""
+
+    size: Size
+    tokens: Callable[[Size], int]  # visual tokens that the model makes of the medium at a size
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelReduction(TokenCompressor):
+    """Shrinks pictures before the checkpoint's processor reads them; the prompt is written for what comes out."""
+
+    positions: Literal["renumber"] = "renumber"
+
+    stage: ClassVar[str] = "pixels"
+    budget_unit: ClassVar[BudgetUnit] = "medium"
+    leaves_full_grid: ClassVar[bool] = True
+
+    @abstractmethod
+    def choose_size(self, view: PixelView) -> Size:
+        """The size at which all of the medium's pictures are shown."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +245,7 @@ class CacheReduction(TokenCompressor):
 
 STAGES: tuple[type[TokenCompressor], ...] = (
     FrameSelection,
+    PixelReduction,
     TowerReduction,
     GridReduction,
     LayerReduction,

@@ -42,6 +42,17 @@ class Frames:
     seconds: Float[np.ndarray, " t"]
     is_image: bool = False  # an image, not a video of one frame
 
+    @property
+    def choice(self) -> tuple[tuple[int, ...], tuple[int, int]]:
+        """What tells them from others of the same medium: numbers, and size of the pictures."""
+        return self.numbers, self.size
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of every picture."""
+        height, width = self.pixels.shape[1:3]
+        return height, width
+
     def at(self, index: Int[np.ndarray, " s"]) -> Frames:
         """Some of the frames."""
         numbers = tuple(self.numbers[i] for i in index.tolist())

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
+from tokenlab.compressors.controls import NATIVE
 from tokenlab.metrics.controls import Answers, arms_of, find_blind
 from tokenlab.statistics.intervals import Interval, clustered_interval
 
-COARSE = "pool"
-"""The control that looks coarsely."""
+COARSE = (NATIVE, "pool")
+"""Controls that look coarsely; the first that a run has makes the stratum."""
 
 
 @dataclass(frozen=True)
@@ -70,5 +71,5 @@ def strata_of(arms: Mapping[str, Answers]) -> Strata | None:
 
 
 def _coarsest(arms: Mapping[str, Answers]) -> str | None:
-    pooled = arms_of(COARSE, arms)
-    return min(pooled, key=lambda name: fmean(each.retention for each in arms[name].values()), default=None)
+    found = next(filter(None, (arms_of([control], arms) for control in COARSE)), [])
+    return min(found, key=lambda name: fmean(each.retention for each in arms[name].values()), default=None)

@@ -38,15 +38,16 @@ class Stopwatch:
         self.device = device
         self.milliseconds: dict[Stage, float] = {}
         self.steps: list[float] = []
-        self._stage: Stage = "prompt"
+        self._stage: Stage | None = "prompt"
         synchronise(device)
         self._began = self._step = time.perf_counter()
 
-    def switch(self, stage: Stage) -> Stage:
-        """Charges what ran so far, and lets another stage run; returns the one that did."""
+    def switch(self, stage: Stage | None) -> Stage | None:
+        """Charges what ran so far, and lets another stage run, or none; returns the one that did."""
         synchronise(self.device)
         before, now = self._stage, time.perf_counter()
-        self.milliseconds[before] = self.milliseconds.get(before, 0.0) + 1000 * (now - self._began)
+        if before is not None:
+            self.milliseconds[before] = self.milliseconds.get(before, 0.0) + 1000 * (now - self._began)
         self._stage, self._began = stage, now
         return before
 
@@ -92,8 +93,8 @@ def stopwatch(device: torch.device) -> Iterator[Stopwatch]:
 
 
 @contextmanager
-def stage(name: Stage) -> Iterator[None]:
-    """While active, a stopwatch that runs charges this stage; afterwards, the one that it interrupted."""
+def stage(name: Stage | None) -> Iterator[None]:
+    """While active, a stopwatch that runs charges this stage, or none; afterwards, the one that it interrupted."""
     watch = running()
     if watch is None:
         yield

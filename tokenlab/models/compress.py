@@ -22,7 +22,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tokenlab.compressors.pipeline import Pipeline, PipelineLike
-from tokenlab.compressors.stages import FrameSelection
+from tokenlab.compressors.stages import FrameSelection, PixelReduction
 from tokenlab.errors import UserError
 from tokenlab.models.families import Family
 from tokenlab.models.families.support import why_unsupported
@@ -146,6 +146,11 @@ def _check(reducer: Reducer, threads: str | None, max_traces: int) -> None:
             raise UserError(
                 f"compress: {method.name} chooses frames, which is done before the processor reads them: call "
                 "tokenlab.select_frames, and give the processor what it returns"
+            )
+        if isinstance(method, PixelReduction):
+            raise UserError(
+                f"compress: {method.name} makes pictures smaller, which is done before the processor reads them: give "
+                "the processor smaller ones"
             )
         if reason := why_unsupported(family, method, kernel=kernel, windows=windows_of(loaded.config)):
             raise UserError(f"compress: {reason}")

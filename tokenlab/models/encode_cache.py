@@ -41,7 +41,7 @@ class EncodeCache:
 
     def __init__(self, needs: frozenset[Evidence]) -> None:
         self.needs = needs
-        self._encoded: dict[tuple[str, int, tuple[int, ...], str], Encoded | SampleError] = {}
+        self._encoded: dict[tuple, Encoded | SampleError] = {}
         self._prompts: dict[tuple, Prompt] = {}
         self._embedded: dict[tuple, Any] = {}
 
@@ -50,7 +50,7 @@ class EncodeCache:
 
         Raises SampleError, every time, if it cannot be encoded.
         """
-        key = (clip.cluster, number, frames.numbers, repr(pipeline.placed(TowerReduction)))
+        key = (clip.cluster, number, frames.choice, repr(pipeline.placed(TowerReduction)))
         if key not in self._encoded:
             method = method_in_tower(pipeline, SampleNoise(loaded.seed, clip.cluster), number)
             try:
@@ -107,7 +107,7 @@ class EncodeCache:
     ) -> Prompt:
         """The sample's prompt about encoded media; raises SampleError, every time, if it cannot be asked."""
         media = [each.processed for each in encoded if isinstance(each.processed, PromptMedium)]
-        key = (sample.uid, *(each.frames.numbers for each in media))
+        key = (sample.uid, *(each.frames.choice for each in media))
         if key not in self._prompts:
             left = iter(media)
             parts = [part if isinstance(part, str) else next(left) for part in content]

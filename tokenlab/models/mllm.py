@@ -37,8 +37,8 @@ from tokenlab.models.request import (
     check_texts,
     encode_trace,
     in_order,
+    missing_tokens,
     original_size,
-    unselected_tokens,
 )
 from tokenlab.models.settings import MLLM
 from tokenlab.models.vision.auxiliary import AuxiliaryClip, AuxiliaryPoolingHead
@@ -46,6 +46,7 @@ from tokenlab.models.vision.encode import Encoded, encode, joint_needs, with_joi
 from tokenlab.models.vision.frame_selection import select_from_media
 from tokenlab.models.vision.grid_stage import Decisions, from_tower, grid_trace, reduce_on_grid, with_evidence
 from tokenlab.models.vision.processing import MediaProcessor
+from tokenlab.models.vision.resizing import resize_media
 from tokenlab.models.vision.tower import BlockNoise
 from tokenlab.tokens import Evidence, VisualTokens
 from tokenlab.tokens.sequence import Prompt
@@ -186,18 +187,20 @@ class LoadedModel:
         candidates = [clip.media[number] for number in numbers]
         score = cache.scorer(self.clip, clip.cluster, numbers, sample.question)
         selected, trace = select_from_media(candidates, sample, pipeline, self.seed, score)
+        shown, lost, resizing = resize_media(selected, pipeline, self.media)
         encoded = []
-        for number, frames in zip(numbers, selected, strict=True):
+        for number, frames in zip(numbers, shown, strict=True):
             encoded.append(cache.encode(self, clip, number, frames, pipeline))
         media, decisions, texts = self.reduce_on_grid(encoded, sample, pipeline, cache)
-        trace += encode_trace(encoded, selected, pipeline) + grid_trace(decisions, bool(self.family.projector))
+        trace += resizing + encode_trace(encoded, shown, pipeline) + grid_trace(decisions, bool(self.family.projector))
         prompt = cache.prompt(self, sample, content, encoded)
         markers = [self.writer.marker_tokens(frames) for frames in candidates]
         reduced = self.reduce_prompt(prompt, encoded, media, decisions, pipeline)
-        whole = zip(candidates, selected, encoded, prompt.media, strict=True)
+        whole = zip(candidates, shown, encoded, prompt.media, lost, strict=True)
+        before = tuple(original_size(*medium) for medium in whole)
         trace += Trace(
-            media=tuple(original_size(*medium) for medium in whole),
-            prompt_tokens=len(prompt) + unselected_tokens(candidates, selected, prompt, markers),
+            media=before,
+            prompt_tokens=len(prompt) + missing_tokens(candidates, before, prompt, markers, lost),
             prefill_tokens=len(reduced.layout),
             auxiliary_text=texts,
         )

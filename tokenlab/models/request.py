@@ -14,6 +14,7 @@ from tokenlab.models.families.base import Kind
 from tokenlab.models.prompt.reduced import ReducedPrompt
 from tokenlab.models.vision.encode import Encoded, joint_needs
 from tokenlab.models.vision.evidence import POOLED
+from tokenlab.models.vision.processing import MediumSize
 from tokenlab.tokens.sequence import Medium, Prompt
 from tokenlab.trace import MediumTrace, Trace
 
@@ -94,14 +95,19 @@ def _pictures(encoded: Sequence[Encoded], selected: Sequence[Frames]) -> int:
     return sum(medium.passes if medium.in_tiles else len(frames.numbers) for medium, frames in media)
 
 
-def original_size(candidates: Frames, selected: Frames, encoded: Encoded, medium: Medium) -> MediumTrace:
-    """Token count of the medium had no frame been dropped. Extrapolated: every time step has the same number of tokens.
+def original_size(
+    candidates: Frames, selected: Frames, encoded: Encoded, medium: Medium, lost: MediumSize
+) -> MediumTrace:
+    """Token count of the medium had no frame been dropped, and none been made smaller.
+
+    Extrapolated over frames: every time step has the same number of tokens.
 
     Args:
         candidates: All frames there were to choose from.
         selected: Those that were chosen.
         encoded: What the tower made of these.
         medium: Where they are in the prompt.
+        lost: What it lost there by showing smaller pictures.
     """
     time_steps = encoded.tokens.grid[0]
     per_step = max(1, round(len(selected.numbers) / time_steps))  # frames that the tower takes together
@@ -109,29 +115,34 @@ def original_size(candidates: Frames, selected: Frames, encoded: Encoded, medium
     if len(candidates.numbers) > len(selected.numbers):
         scale = math.ceil(len(candidates.numbers) / per_step) / time_steps
     return MediumTrace(
-        round(len(medium.visual) * scale),
-        len(medium.separators),
+        round((len(medium.visual) + lost.grid_tokens) * scale),
+        len(medium.separators) + lost.separators,
         candidates.is_image,
         selected.numbers,
         encoded.processed.frame_shapes,
+        () if selected.size == candidates.size else selected.size,
     )
 
 
-def unselected_tokens(
-    candidates: Sequence[Frames], selected: Sequence[Frames], prompt: Prompt, markers: Sequence[Sequence[int]]
+def missing_tokens(
+    candidates: Sequence[Frames],
+    before: Sequence[MediumTrace],
+    prompt: Prompt,
+    markers: Sequence[Sequence[int]],
+    lost: Sequence[MediumSize],
 ) -> int:
-    """Prompt tokens of the frames that frame selection left out.
+    """Prompt tokens of the frames that frame selection left out, and of what smaller pictures do not show.
 
     Args:
         candidates: All frames of each medium.
-        selected: Those that were chosen.
+        before: Its size with all of them.
         prompt: The prompt of the chosen ones.
         markers: For each medium, tokens of the text before each of its candidates.
+        lost: What each medium lost by showing smaller pictures.
     """
-    tokens = 0
-    for whole, chosen, medium, lengths in zip(candidates, selected, prompt.media, markers, strict=True):
-        per_frame = len(medium.visual) // len(chosen.numbers)
-        left_out = set(whole.numbers) - set(chosen.numbers)
+    tokens = sum(each.text_tokens for each in lost)
+    for whole, trace, medium, lengths in zip(candidates, before, prompt.media, markers, strict=True):
+        tokens += trace.num_tokens - len(medium.visual) - len(medium.separators)
         by_number = zip(whole.numbers, lengths, strict=True)
-        tokens += sum(per_frame + length for number, length in by_number if number in left_out)
+        tokens += sum(length for number, length in by_number if number not in trace.frames)
     return tokens

@@ -58,8 +58,10 @@ def strip(pictures: Pictures, tokens: MediumTokens | None, side: int = 96, colum
         side: Pixels of a frame's height.
         columns: Frames in a row.
     """
+    shown = tokens.shown if tokens is not None else ()
     drawn = [
-        _frame(pictures.pixels[place], fates, side, pictures.cropped) for place, fates in _frames(pictures, tokens)
+        _frame(_as_shown(pictures.pixels[place], shown), fates, side, pictures.cropped)
+        for place, fates in _frames(pictures, tokens)
     ]
     width = max(frame.shape[1] for frame in drawn)
     rows = [drawn[start : start + columns] for start in range(0, len(drawn), columns)]
@@ -94,6 +96,9 @@ def _frames(pictures: Pictures, tokens: MediumTokens | None) -> Iterator[tuple[i
     for rows, columns in tokens.shapes:
         grids.append([tokens.fates[start + row * columns :][:columns] for row in range(rows)])
         start += rows * columns
+    if pictures.is_image and tokens.shown:  # a smaller image has tiles of its own: the last one shows all of it
+        yield len(pictures.pixels) - 1, grids[-1]
+        return
     if pictures.is_image:  # a whole image lies on the grid beside the mosaic of its tiles
         yield from ((min(place, len(pictures.pixels) - 1), grid) for place, grid in enumerate(grids))
         return
@@ -102,6 +107,15 @@ def _frames(pictures: Pictures, tokens: MediumTokens | None) -> Iterator[tuple[i
             yield place, grids[tokens.frames.index(number) * len(grids) // len(tokens.frames)]
         else:
             yield place, [DROPPED]
+
+
+def _as_shown(pixels: UInt8[np.ndarray, "h w 3"], shown: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture of its own size, as coarse as a smaller one that was shown for it."""
+    if not shown:
+        return pixels
+    picture = Image.fromarray(pixels)
+    coarse = picture.resize((shown[1], shown[0]), Image.Resampling.BICUBIC)
+    return np.asarray(coarse.resize(picture.size, Image.Resampling.NEAREST))
 
 
 def _frame(

@@ -21,11 +21,13 @@ class MediumTokens:
         shapes: Rows and columns of each frame of the token grid.
         fates: A letter a token, frame by frame in raster order: `#` kept, `+` stands for several, `-` went into
             another, `.` gone.
+        shown: Height and width of pictures that were made smaller; empty where they have their own size.
     """
 
     frames: tuple[int, ...]
     shapes: tuple[tuple[int, int], ...]
     fates: str
+    shown: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,10 @@ class AnswerTokens:
     @classmethod
     def of(cls, uid: str, arm: str, ids: Sequence[int], trace: Trace) -> AnswerTokens:
         """Reads all off the trace of what was done."""
-        media = [MediumTokens(each.frames, each.shapes, trace.fates(number)) for number, each in enumerate(trace.media)]
+        media = [
+            MediumTokens(each.frames, each.shapes, trace.fates(number), each.shown)
+            for number, each in enumerate(trace.media)
+        ]
         return cls(uid, arm, tuple(ids), trace.prompt_tokens, tuple(media))
 
     def to_json(self) -> str:
@@ -61,7 +66,9 @@ class AnswerTokens:
         """The inverse of `to_json`."""
         found = json.loads(line)
         media = [
-            MediumTokens(tuple(each["frames"]), tuple(map(tuple, each["shapes"])), each["fates"])
+            MediumTokens(
+                tuple(each["frames"]), tuple(map(tuple, each["shapes"])), each["fates"], tuple(each.get("shown", ()))
+            )
             for each in found["media"]
         ]
         return cls(**found | {"ids": tuple(found["ids"]), "media": tuple(media)})

@@ -22,6 +22,7 @@ from tokenlab.compressors.stages import (
     GridView,
     LayerReduction,
     LayerView,
+    PixelView,
     TowerReduction,
 )
 from tokenlab.functional.attention import Attention
@@ -46,6 +47,11 @@ def frame_view(method: FrameSelection, frames: int) -> FrameView:
     drawn = torch.Generator().manual_seed(0)
     evidence = {need: torch.rand(frames, generator=drawn) for need in sorted(method.needs(), key=repr)}
     return FrameView(frames, torch.arange(frames).double() / 4, "what ?", evidence, generator_at(method.name))
+
+
+def pixel_view(size: tuple[int, int] = (48, 80), patch: int = 8) -> PixelView:
+    """A picture of which the model makes a token for every square of so many pixels a side, begun ones left out."""
+    return PixelView(size, lambda size: max(1, size[0] // patch) * max(1, size[1] // patch))
 
 
 def grid_view(method: GridReduction, grid: Grid = (6, 4, 5), seed: int = 0, uid: str = "v0#0") -> GridView:

@@ -72,7 +72,7 @@ def listed() -> dict[str, dict[str, Any]]:
 def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(add_help=False)
     parser.add_argument("name", nargs="?")
-    parser.add_argument("--stage", choices=["frames", "tower", "grid", "layers", "cache"])
+    parser.add_argument("--stage", choices=["frames", "pixels", "tower", "grid", "layers", "cache"])
     parser.add_argument("--kind", choices=["prune", "merge", "both"])
     parser.add_argument("--question", choices=["yes", "no"])
     parser.add_argument("--json", action="store_true")

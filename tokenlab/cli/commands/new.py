@@ -60,6 +60,22 @@ BODIES = {
         return Reduction.keep(top(view.evidence[self.scores], keep), view.num_frames)
 ''',
     ),
+    "pixels": (
+        "PixelReduction",
+        "Halves the sides of pictures until few enough tokens are made of them.",
+        ["PixelReduction", "PixelView", "Size", "budget"],
+        '''\
+    data_decides: ClassVar[bool] = True  # how many tokens a size makes, the model says
+
+    def choose_size(self, view: PixelView) -> Size:
+        """Stops at a single pixel."""
+        height, width = view.size
+        most = budget(self.retention_ratio, view.tokens(view.size))
+        while view.tokens((height, width)) > most and max(height, width) > 1:
+            height, width = max(1, height // 2), max(1, width // 2)
+        return height, width
+''',
+    ),
     "tower": (
         "TowerReduction",
         "Keeps the patches of each frame with the largest keys, halfway through the tower.",

@@ -95,5 +95,8 @@ def _expand_model(model: dict[str, Any]) -> dict[str, Any]:
     mllm = check_arguments("model.mllm", MLLM, mllm)
     pipelines = expand_pipelines(model.get("pipelines"))
     if model.get("controls"):
-        pipelines = with_controls(pipelines)
+        from tokenlab.models.checkpoint import load_config
+        from tokenlab.models.families import family_of
+
+        pipelines = with_controls(pipelines, family_of(load_config(MLLM(**mllm))).native_resolution)
     return {**model, "mllm": mllm, "pipelines": pipelines}

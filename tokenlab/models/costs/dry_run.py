@@ -17,7 +17,7 @@ from torch import Tensor
 from tokenlab.compressors.base import SampleNoise
 from tokenlab.compressors.evidence import LayerAttention
 from tokenlab.compressors.pipeline import Pipeline
-from tokenlab.compressors.stages import FrameSelection, FrameView
+from tokenlab.compressors.stages import FrameSelection, FrameView, PixelReduction, PixelView, Size
 from tokenlab.errors import SampleError, UserError, failing_sample
 from tokenlab.functional.attention import Attention
 from tokenlab.models.costs.vision import MediumShape, ReducibleTower
@@ -37,8 +37,9 @@ class QueryShape:
     """The size of a query.
 
     Attributes:
-        medium: The medium that so many frames make.
+        medium: The medium that so many frames of a size make.
         frames: Frames there are to choose from.
+        size: Height and width of each.
         text: Text tokens: template, frame markers and question together.
         new_tokens: Tokens of the answer; the first comes out of the prefill.
         num_layers: Layers of the LLM.
@@ -46,8 +47,9 @@ class QueryShape:
         token_wise: Whether the projector takes tokens one by one, so that they may be merged before it.
     """
 
-    medium: Callable[[int], MediumShape]
+    medium: Callable[[int, Size], MediumShape]
     frames: int
+    size: Size
     text: int
     new_tokens: int
     num_layers: int
@@ -61,6 +63,7 @@ class TokenCounts:
 
     Attributes:
         passes: Passes of the tower.
+        grid: Rows and columns of each frame's tokens.
         tower: Per tower block: (tokens into attention, tokens into MLP) of one frame.
         projector: Tokens that the projector takes besides all patches, since they were merged before it.
         visual: Visual tokens at the LLM's entry, separators included.
@@ -72,6 +75,7 @@ class TokenCounts:
     """
 
     passes: int | None
+    grid: Size | None
     tower: tuple[tuple[int, int], ...] | None
     projector: int | None
     visual: int | None
@@ -136,7 +140,8 @@ class DryRun:
 
     def run(self) -> TokenCounts:
         """The stages in the order of the walk."""
-        shape = self.query.medium(self._select_frames())
+        frames = self._select_frames()
+        shape = self.query.medium(frames, self._choose_size(frames))
         tower = self._tower(shape)
         values, is_image = self.medium.rows(shape, WIDTH), self.query.frames == 1
         tokens = VisualTokens(values, shape.on_grid, shape.grid, self._evidence(shape), is_image=is_image)
@@ -150,6 +155,7 @@ class DryRun:
         self._decode(state)
         return TokenCounts(
             passes=shape.passes,
+            grid=shape.grid[1:],
             tower=tower.tokens if tower else (),
             projector=grid_trace(decisions, self.query.token_wise).projector_tokens,
             visual=tokens.num_tokens + separators,
@@ -169,6 +175,13 @@ class DryRun:
             with failing_sample(method.name):
                 frames = method.select_frames(view).settle(method.order).num_outputs
         return frames
+
+    def _choose_size(self, frames: int) -> Size:
+        size = self.query.size
+        for method in self.pipeline.of_stage(PixelReduction):
+            with failing_sample(method.name):
+                size = method.choose_size(PixelView(size, lambda size: self.query.medium(frames, size).num_tokens))
+        return size
 
     def _tower(self, shape: MediumShape) -> TowerReductions | None:
         """What a method inside the tower leaves."""

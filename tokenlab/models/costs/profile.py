@@ -116,8 +116,9 @@ def _medium(costs: ModelCosts, query: Query) -> MediumShape:
 
 def _query_shape(costs: ModelCosts, query: Query) -> QueryShape:
     return QueryShape(
-        medium=lambda frames: costs.vision.shape(frames, query.resolution, is_image=query.frames == 1),
+        medium=lambda frames, size: costs.vision.shape(frames, size, is_image=query.frames == 1),
         frames=query.frames,
+        size=query.resolution or costs.vision.default_resolution,
         text=query.text_tokens,
         new_tokens=query.new_tokens,
         num_layers=costs.num_layers,
@@ -139,11 +140,11 @@ def _price(
                 f"{MOST_IN_PAIRS:,} at most: give fewer --frames"
             )
     counts = dry_run(pipeline, _query_shape(costs, query))
-    grid, later = medium.grid[1:], query.new_tokens - 1  # each later token stays in the cache of every layer
+    later = query.new_tokens - 1  # each later token stays in the cache of every layer
     attention, mlp = counts.attention, counts.mlp
     tower = projector = None
-    if counts.passes is not None and counts.tower is not None:
-        seen = counts.passes, grid, counts.tower, query.frames == 1
+    if counts.passes is not None and counts.grid is not None and counts.tower is not None:
+        seen = counts.passes, counts.grid, counts.tower, query.frames == 1
         tower = costs.tower(*seen)
         if counts.projector is not None:
             projector = costs.projector(*seen) + costs.projector_tokens(counts.projector)

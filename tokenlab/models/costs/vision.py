@@ -82,6 +82,11 @@ class VisionCostModel(ABC):
     config: PretrainedConfig
     family: Family
 
+    @property
+    @abstractmethod
+    def default_resolution(self) -> Size:
+        """Of a picture of which nothing else is known."""
+
     @abstractmethod
     def shape(self, frames: int, resolution: Size | None = None, is_image: bool = False) -> MediumShape:
         """The medium that so many frames make, or one image; raises UserError for a resolution that cannot be."""
@@ -124,7 +129,8 @@ class FixedResolution(VisionCostModel):
     """Every frame is read at the tower's one size; the family's row says how."""
 
     @property
-    def _resolution(self) -> Size:
+    def default_resolution(self) -> Size:
+        """The tower's."""
         side = self.config.vision_config.image_size
         return (side, side) if isinstance(side, int) else (side[0], side[1])
 
@@ -133,16 +139,16 @@ class FixedResolution(VisionCostModel):
         spec = self.family.image if is_image else self.family.video
         if spec is None:
             raise UserError(f"--frames: {self.family.name} reads no videos; give 1, an image")
-        inputs, passes = self._inputs(spec, frames, resolution or self._resolution)
-        return MediumShape(spec.places(self.config, inputs), passes, self._resolution)
+        inputs, passes = self._inputs(spec, frames, resolution or self.default_resolution)
+        return MediumShape(spec.places(self.config, inputs), passes, self.default_resolution)
 
     def _inputs(self, spec: MediaSpec, frames: int, size: Size) -> tuple[dict[str, Tensor], int]:
         """What the processor would make of frames or an image, in shape; and how many pictures the tower reads."""
         pinpoints = getattr(self.config, "image_grid_pinpoints", None)
         is_tiled = spec is self.family.image and pinpoints is not None
         if is_tiled:
-            frames = 1 + math.prod(get_anyres_image_grid_shape(size, pinpoints, self._resolution[0]))
-        pixels: Float[Tensor, "t 3 h w"] = torch.empty((frames, 3, *self._resolution), device="meta")
+            frames = 1 + math.prod(get_anyres_image_grid_shape(size, pinpoints, self.default_resolution[0]))
+        pixels: Float[Tensor, "t 3 h w"] = torch.empty((frames, 3, *self.default_resolution), device="meta")
         if is_tiled:
             return {"pixel_values": pixels[None], "image_sizes": torch.tensor([size])}, frames
         return {"pixel_values": pixels} if spec.encoder == "image" else {"pixel_values_videos": pixels[None]}, frames
@@ -154,7 +160,7 @@ class FixedResolution(VisionCostModel):
     def encode(self, model: PreTrainedModel, grid: Size, is_image: bool) -> int:
         """One frame, or an image with its tiles; each is of the tower's own size, whatever the grid."""
         spec = self.family.image if is_image or self.family.video is None else self.family.video
-        inputs, passes = self._inputs(spec, 1, self._resolution)
+        inputs, passes = self._inputs(spec, 1, self.default_resolution)
         (self.family.encode_shapes or spec.encode)(model, inputs)
         return passes
 
@@ -163,11 +169,16 @@ class FixedResolution(VisionCostModel):
 class NativeResolution(VisionCostModel):
     """Frames at their own size; a few frames make one time step, a square of patches one token."""
 
+    @property
+    def default_resolution(self) -> Size:
+        """A common one."""
+        return DEFAULT_RESOLUTION
+
     def shape(self, frames: int, resolution: Size | None = None, is_image: bool = False) -> MediumShape:
         """Sides are rounded to whole tokens, as the processor rounds them; its limits on pixels are not applied."""
         vision = self.config.vision_config
         side = vision.patch_size * vision.spatial_merge_size
-        height, width = resolution or DEFAULT_RESOLUTION
+        height, width = resolution or self.default_resolution
         if max(height, width) > FLATTEST * min(height, width):
             raise UserError(
                 f"--resolution: {self.family.name} refuses sides of more than {FLATTEST} to 1, got {width}x{height}"

@@ -147,6 +147,8 @@ class Family:
         frame_text: The text before each frame, with `{number}` (from 1) or `{seconds}`; a checkpoint's config may
             carry its own under the same key.
         native_resolution: Whether the tower reads frames at their own size, as patches packed into one sequence.
+        follows_size: Whether smaller pictures are fewer tokens; where the resolution is not native, images alone, which
+            are cut into fewer tiles.
         encode_shapes: Encodes inputs without values, where the stock encoder branches on the values of pixels.
         tower_parts: The tower's modules, below the tower, that `encode_shapes` calls.
     """
@@ -166,6 +168,7 @@ class Family:
     norm: str = ""
     frame_text: str = ""
     native_resolution: bool = False
+    follows_size: bool = False
     encode_shapes: Callable[[PreTrainedModel, Inputs], Any] | None = None
     tower_parts: tuple[str, ...] = ()
 

@@ -152,6 +152,7 @@ FAMILIES: dict[str, Family] = {
     "llava_next": Family(
         name="LLaVA-NeXT",
         image=MOSAIC,
+        follows_size=True,
         video=None,
         projector="model.multi_modal_projector",
         tower="model.vision_tower",
@@ -161,6 +162,7 @@ FAMILIES: dict[str, Family] = {
     "llava_next_video": Family(
         name="LLaVA-NeXT-Video",
         image=MOSAIC,
+        follows_size=True,
         video=VIDEO(places=pooled_frames, to_grid=resampled),
         projector="model.multi_modal_projector",
         tower="model.vision_tower",
@@ -170,6 +172,7 @@ FAMILIES: dict[str, Family] = {
     "llava_onevision": Family(
         name="LLaVA-OneVision",
         image=MOSAIC,
+        follows_size=True,
         video=VIDEO(places=pooled_video, batched_features=True, to_grid=pooled),
         tower="model.vision_tower",
         blocks="model.vision_tower.encoder.layers",

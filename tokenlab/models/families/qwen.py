@@ -111,6 +111,7 @@ def _family(
         mrope=True,
         deepstack=deepstack,
         native_resolution=True,
+        follows_size=True,
     )
 
 

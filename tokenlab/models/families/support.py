@@ -22,7 +22,7 @@ from tokenlab.compressors.evidence import (
     TowerLogits,
 )
 from tokenlab.compressors.pipeline import Pipeline
-from tokenlab.compressors.stages import CacheReduction, GridReduction, LayerReduction, TowerReduction
+from tokenlab.compressors.stages import CacheReduction, GridReduction, LayerReduction, PixelReduction, TowerReduction
 from tokenlab.errors import UserError
 from tokenlab.models.families.base import Family
 from tokenlab.tokens import Evidence
@@ -87,6 +87,8 @@ def why_unsupported(
         windows: How many tokens each of the LLM's layers attends to at most; None for all.
     """
     reasons = sorted(reason for need in compressor.needs() if (reason := missing_reason(family, need, auxiliary)))
+    if isinstance(compressor, PixelReduction) and not family.follows_size:
+        reasons.append("its vision tower reads every picture at one size; show it fewer frames instead")
     if isinstance(compressor, TowerReduction) and not family.norm:
         reasons.append("what stands behind its vision tower counts the patches of every frame")
     if isinstance(compressor, TowerReduction) and compressor.looks_at_cls and not family.has_cls:

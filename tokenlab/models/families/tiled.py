@@ -70,6 +70,7 @@ FAMILIES: dict[str, Family] = {
         blocks="model.vision_tower.encoder.layer",
         attention="attention",
         has_cls=True,
+        follows_size=True,
     ),
     "smolvlm": Family(
         name="SmolVLM2",

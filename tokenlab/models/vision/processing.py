@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from transformers import PretrainedConfig
 
+from tokenlab.compressors.stages import Size
 from tokenlab.data.samples import Frames
 from tokenlab.errors import SampleError
 from tokenlab.models.families import Family, MediaSpec
@@ -20,6 +22,42 @@ CLOCK = 90_000
 
 SINGLE = 1 / 24
 """Seconds that processors take for granted of a frame alone."""
+
+
+@dataclass(frozen=True)
+class MediumSize:
+    """What a medium takes up in a prompt.
+
+    Attributes:
+        grid_tokens: Tokens on its token grid.
+        separators: Visual tokens outside the grid, such as newlines.
+        text_tokens: Tokens of the words that the processor writes between them, such as names of tiles.
+    """
+
+    grid_tokens: int
+    separators: int
+    text_tokens: int
+
+    @property
+    def visual_tokens(self) -> int:
+        """On the grid and outside."""
+        return self.grid_tokens + self.separators
+
+    def __add__(self, other: MediumSize) -> MediumSize:
+        """Both together."""
+        return MediumSize(
+            self.grid_tokens + other.grid_tokens,
+            self.separators + other.separators,
+            self.text_tokens + other.text_tokens,
+        )
+
+    def __sub__(self, other: MediumSize) -> MediumSize:
+        """By how much the other is smaller."""
+        return MediumSize(
+            self.grid_tokens - other.grid_tokens,
+            self.separators - other.separators,
+            self.text_tokens - other.text_tokens,
+        )
 
 
 @dataclass(frozen=True)
@@ -60,6 +98,23 @@ class MediaProcessor:
         inputs = {name: value for name, value in output.items() if name not in ("input_ids", "attention_mask")}
         places, std = spec.places(self.config, inputs), pixel_std(self.processor, spec)
         return PromptMedium(spec, inputs, places, std, frames, items, replacements)
+
+    def size_at(self, frames: Frames, size: Size) -> MediumSize:
+        """What so many frames, or an image, would take up at another size; worked out once, on blank pictures."""
+        known, key = self._sizes, (len(frames.numbers), size, frames.is_image)
+        if key not in known:
+            pixels = np.zeros((len(frames.numbers), *size, 3), dtype=np.uint8)
+            numbers, seconds = tuple(range(len(pixels))), np.arange(len(pixels), dtype=np.float64)
+            processed = self.process(Frames(pixels, numbers, seconds, frames.is_image))
+            on_grid = int((processed.places[:, 0] >= 0).sum())
+            texts = self.processor.tokenizer(processed.replacements, add_special_tokens=False)["input_ids"]
+            words = sum(map(len, texts)) - len(processed.places)
+            known[key] = MediumSize(on_grid, len(processed.places) - on_grid, words)
+        return known[key]
+
+    @cached_property
+    def _sizes(self) -> dict[tuple[int, Size, bool], MediumSize]:
+        return {}
 
     def pictures(self, processed: PromptMedium) -> Frames:
         """What an auxiliary encoder is shown: the frames; or the tiles of an image that lies on the grid in tiles."""

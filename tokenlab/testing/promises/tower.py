@@ -1,4 +1,4 @@
-"""What is promised before the tower, of frames, and inside it."""
+"""What is promised before the tower, of frames and their pixels, and inside it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from tokenlab.compressors.stages import FrameSelection, TowerReduction
+from tokenlab.compressors.stages import FrameSelection, PixelReduction, TowerReduction
 from tokenlab.functional import budget
 from tokenlab.testing.promises.base import RATIOS, Build, expect, expect_count, on_drawn, promise
-from tokenlab.testing.views import frame_view, through_tower
+from tokenlab.testing.views import frame_view, pixel_view, through_tower
 
 
 @promise(FrameSelection, drawn=True)
@@ -28,6 +28,23 @@ def selects_frames_in_time_order(build: Build) -> None:
         chosen = reduction.anchor.tolist()
         expect(chosen == sorted(set(chosen)), f"the chosen frames are not in time order: {chosen}")
         expect_count(method, 3 * len(chosen), [3] * frames)
+
+
+@promise(PixelReduction, drawn=True)
+def makes_pictures_smaller_and_no_larger_than_its_budget(build: Build) -> None:
+    """Of any size, the same each time; they stay about as wide for their height."""
+
+    @on_drawn(ratio=RATIOS, rows=st.integers(1, 30), columns=st.integers(1, 30))
+    def _(ratio: float, rows: int, columns: int) -> None:
+        method: Any = build(ratio)
+        view = pixel_view((8 * rows, 8 * columns))
+        height, width = method.choose_size(view)
+        expect((height, width) == method.choose_size(view), "it chooses otherwise the second time")
+        expect(0 < height <= 8 * rows and 0 < width <= 8 * columns, f"{view.size} becomes {(height, width)}")
+        expect(abs(height * columns - width * rows) <= rows + columns, f"{view.size} becomes {(height, width)}")
+        expect_count(method, view.tokens((height, width)), [rows * columns])
+        most = budget(ratio, rows * columns)
+        expect(view.tokens((height, width)) <= most, f"more than {most} of {rows * columns} tokens are made")
 
 
 @promise(TowerReduction, drawn=True)
