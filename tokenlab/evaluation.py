@@ -266,7 +266,6 @@ class Evaluation(LightningModule):
             **token_counts(answer.trace),
             flops=price(answer.trace, self.costs),
             kv_cache_bytes=kv_cache_bytes(answer.trace, self.costs, self.loaded.model.dtype.itemsize),
-            peak_memory_bytes=answer.peak_memory_bytes,
             batch_size=self.loaded.batch_size,
             **times_of(self.timed.get((arm.name, sample.uid))),
             divergence=likelihoods and likelihoods.divergence,
@@ -341,6 +340,7 @@ def times_of(timed: TimedAnswer | None) -> dict[str, Any]:
         return {}
     return {
         "milliseconds": Milliseconds(**timed.milliseconds, steps=timed.steps),
+        "peak_memory_bytes": timed.peak_memory_bytes,
         "attention_kernels": list(timed.kernels),
         "answer_alone": timed.answer.text,
         "milliseconds_in_batches": list(timed.in_batches),

@@ -105,7 +105,8 @@ class Record:
         frames_encoded: Passes of the vision tower: frames, or steps of a few frames taken together.
         generated_tokens: Tokens produced, end of sequence included.
         kv_cache_bytes: Keys and values of the prompt that the LLM holds when it begins to answer.
-        peak_memory_bytes: Of the device while this record's batch ran; None where the device cannot tell (CPU).
+        peak_memory_bytes: Of the device while the sample was timed, weights included; None where it was not, or where
+            the device cannot tell (CPU).
         batch_size: Prompts that went through the LLM together, at most.
         milliseconds: None where the sample was not timed.
         attention_kernels: Torch's operators that computed attention while the arm warmed up for its times.

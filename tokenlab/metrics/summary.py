@@ -41,7 +41,7 @@ class ArmSummary:
         accuracy: None where no answer is expected.
         mean_over_types: Unweighted mean of the accuracies by question type.
         cost: None where every sample failed.
-        peak_memory_bytes: The largest of any sample; None where the device cannot tell.
+        peak_memory_bytes: The largest of any timed sample; None where there is none or the device cannot tell.
         latency: None where no question was timed.
         changed_by_batch: Share of the timed questions that the arm answers otherwise alone than in a batch, which is
             the noise that differences between arms stand out from; None where none was answered both ways.

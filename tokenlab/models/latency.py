@@ -27,6 +27,7 @@ class TimedAnswer:
         answer: What it says; with an error there are no times.
         milliseconds: By stage, from the file to the answer's last token.
         steps: Milliseconds of each decode step.
+        peak_memory_bytes: Of the device meanwhile, weights included; None where it cannot tell.
         kernels: Torch's operators that computed attention while the arm warmed up.
         in_batches: Milliseconds a query where so many prompts like it go through the LLM together; batches that do not
             fit into memory are left out.
@@ -36,6 +37,7 @@ class TimedAnswer:
     answer: Answer
     milliseconds: dict[str, float]
     steps: tuple[float, ...]
+    peak_memory_bytes: int | None
     kernels: tuple[str, ...] = ()
     in_batches: tuple[tuple[int, float], ...] = ()
 
@@ -77,12 +79,16 @@ def time_arms(
 
 
 def _answer(loaded: LoadedModel, clip: Clip, sample: Sample, arm: str, pipeline: Pipeline) -> TimedAnswer:
-    with stopwatch(loaded.model.device) as watch:
+    device = loaded.model.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with stopwatch(device) as watch:
         try:
             (answer,) = loaded.generate([loaded.prepare(clip, sample, pipeline, EncodeCache(pipeline.needs()))])
         except SampleError as error:
             answer = Answer(sample, error=str(error))
-    return TimedAnswer(arm, answer, {"file": clip.decode_milliseconds, **watch.milliseconds}, tuple(watch.steps))
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    return TimedAnswer(arm, answer, {"file": clip.decode_milliseconds, **watch.milliseconds}, tuple(watch.steps), peak)
 
 
 def _in_batches(

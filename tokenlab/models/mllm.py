@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -247,9 +247,6 @@ class LoadedModel:
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """Answers a batch of prompts greedily; all come from the same pipeline."""
-        device = self.model.device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
         watch = running()
         with ExitStack() as stack:
             arguments, hooks = self.llm_arguments(requests, stack)
@@ -263,13 +260,10 @@ class LoadedModel:
                 num_beams=1,
                 use_cache=True,
             )
-        peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
         width = arguments["input_ids"].shape[1]
         states = [None] * len(requests) if hooks is None else hooks.prompts
         rows = zip(requests, states, sequences[:, width:].tolist(), strict=True)
-        return [
-            replace(self._answer(request, state, ids, width), peak_memory_bytes=peak) for request, state, ids in rows
-        ]
+        return [self._answer(request, state, ids, width) for request, state, ids in rows]
 
     def llm_arguments(
         self, requests: Sequence[Request], stack: ExitStack

@@ -46,7 +46,6 @@ class Answer:
         ids: Its token ids, the end of sequence included.
         trace: What was done.
         padding: Places of the batch that this prompt did not fill.
-        peak_memory_bytes: Of the device while the batch ran; None where the device cannot tell.
         error: Why there is no answer.
     """
 
@@ -55,7 +54,6 @@ class Answer:
     ids: tuple[int, ...] = ()
     trace: Trace | None = None
     padding: int = 0
-    peak_memory_bytes: int | None = None
     error: str | None = None
 
 

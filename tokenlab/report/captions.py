@@ -143,6 +143,6 @@ def _kernels(summary: Summary) -> Iterator[str]:
 def _memory(summary: Summary) -> str:
     peaks = [(row.peak_memory_bytes / 2**30, row.arm) for row in summary.arms if row.peak_memory_bytes is not None]
     if not peaks:
-        return "Peak memory: not measured on this device."
+        return "Peak memory: not measured."
     (low, lowest), (high, highest) = min(peaks), max(peaks)
-    return f"Peak memory: {low:.2f} GiB ({lowest}) to {high:.2f} GiB ({highest})."
+    return f"Peak memory of a query alone, weights included: {low:.2f} GiB ({lowest}) to {high:.2f} GiB ({highest})."

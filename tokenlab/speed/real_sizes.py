@@ -101,7 +101,7 @@ def measure_arms(mllm: LoadedModel, clip: Clip, arms: Mapping[str, Pipeline], ro
             token_counts(trace),
             price(trace, costs),
             Milliseconds(**timed.milliseconds, steps=timed.steps),
-            timed.answer.peak_memory_bytes,
+            timed.peak_memory_bytes,
         )
 
 
