@@ -86,6 +86,7 @@ def evaluate(checkpoint: Path, videos: Path, folder: Path, arms=ARMS, *, questio
     pipelines = {arm: [REGISTRY[name](retention_ratio=ratio) for name, ratio in steps] for arm, steps in arms.items()}
     settings = MLLM(checkpoint=str(checkpoint), max_new_tokens=5, batch_size=data.pop("llm_batch", 8))
     taken = {f"{kind}_questions": data.pop(kind, number) for kind, number in (("timed", 0), ("scored", 2))}
+    taken["reuse_tokens"] = data.pop("reuse_tokens", False)
     module = Evaluation(settings, pipelines, seed=data.pop("seed", 0), **taken)
     data = {"num_frames": 6, "num_workers": 0, **data}
     trainer = quiet_trainer(folder)
@@ -412,3 +413,21 @@ def test_an_arm_that_fails_on_all_of_its_first_questions_is_given_up(checkpoints
     said = capsys.readouterr()
     assert said.err.count("helpless failed on all of its first 20 questions") == (videos == 5)
     assert ("was asked no more" in " ".join(said.out.split())) == (videos == 5)
+
+
+def test_further_questions_are_answered_with_the_tokens_of_the_first(checkpoints, videos, tmp_path):
+    """As if the first had been asked when they were chosen; what acts inside the LLM chooses for itself."""
+    arms = {"full": [], "text": [("text", 0.1)], "random": [("random", 0.1)], "fastv": [("fastv", 0.1)]}
+    records = evaluate(checkpoints["llava"], videos, tmp_path / "run", arms, scored=0, reuse_tokens=True)
+    by_arm = {arm: {record.uid: record for record in records if record.arm == arm} for arm in arms}
+    firsts = {each.cluster: each for each in reversed(records)}
+    for arm, own in by_arm.items():
+        for record in own.values():
+            is_first = firsts[record.cluster].uid == record.uid
+            assert (record.answer_reused is None) == (is_first or arm == "fastv")
+            assert (record.correct_reused is None) == (record.answer_reused is None)
+    assert all(each.answer_reused in (None, each.answer) for each in by_arm["full"].values())
+    assert any(each.answer_reused not in (None, each.answer) for each in by_arm["text"].values())
+    again = evaluate(checkpoints["llava"], videos, tmp_path / "again", arms, scored=0)
+    assert {(r.arm, r.uid): r.answer for r in again} == {(r.arm, r.uid): r.answer for r in records}
+    assert all(record.answer_reused is None for record in again)

@@ -21,7 +21,7 @@ from tokenlab.errors import SampleError, UserError
 from tokenlab.metrics.answers import is_right
 from tokenlab.metrics.choices import read_choice
 from tokenlab.metrics.counts import token_counts
-from tokenlab.metrics.record import Milliseconds, Record
+from tokenlab.metrics.record import Record
 from tokenlab.models.checkpoint import check_settings, load_config, weights_fingerprint
 from tokenlab.models.costs.flops import ModelCosts
 from tokenlab.models.costs.memory import free_memory, longest_media, needed_memory
@@ -34,6 +34,7 @@ from tokenlab.models.latency import TimedAnswer, time_arms
 from tokenlab.models.matching import MATCHED, check_matches, match_flops
 from tokenlab.models.mllm import LoadedModel
 from tokenlab.models.request import Answer, in_order
+from tokenlab.models.reuse import answer_with_tokens_of
 from tokenlab.models.scoring import Likelihoods, ScoredQuestion, check_windows
 from tokenlab.models.settings import MLLM
 from tokenlab.models.vision.auxiliary import check_auxiliary
@@ -67,6 +68,7 @@ class Evaluation(LightningModule):
         timed_questions: On how many questions the arms are timed, before all questions are answered; 0 times none.
         timed_batch_sizes: In which batches each timed question is answered besides, such as `[2, 4, 8]`, to see how
             many queries a second go through; a batch that does not fit into memory ends the list. None by default.
+        reuse_tokens: Answers further questions about a video once more, with the tokens chosen for the first one.
         scored_questions: On how many questions the likelihoods of answers are compared with the untouched model's: it
             tells arms apart on fewer questions than right and wrong do. Takes a second prefill of each.
 
@@ -87,6 +89,7 @@ class Evaluation(LightningModule):
         scored_questions: int = 0,
         timed_batch_sizes: list[int] | None = None,
         match_flops: dict[str, str] | None = None,
+        reuse_tokens: bool = False,
     ) -> None:
         super().__init__()
         for key, number in (("timed_questions", timed_questions), ("scored_questions", scored_questions)):
@@ -95,7 +98,7 @@ class Evaluation(LightningModule):
         self.timed_batch_sizes = sorted(set(timed_batch_sizes or ()))
         if min(self.timed_batch_sizes, default=2) < 2:
             raise UserError(f"model.timed_batch_sizes is {timed_batch_sizes}, but batches are of 2 prompts or more")
-        self.timed_questions, self.scored_questions = timed_questions, scored_questions
+        self.timed_questions, self.scored_questions, self.reuse_tokens = timed_questions, scored_questions, reuse_tokens
         self.timed: dict[tuple[str, str], TimedAnswer] = {}
         self.settings, self.seed = mllm, seed
         self.pipelines = {arm: Pipeline(tuple(compressors)) for arm, compressors in pipelines.items()}
@@ -160,6 +163,7 @@ class Evaluation(LightningModule):
             )
         )
         by_uid = {sample.uid: entry for entry in planned for sample in entry.samples}
+        self.first_of = {uid: entry.samples[0] for uid, entry in by_uid.items()}
         run.pictures_of = partial(self.pictures_of, by_uid)
         self.num_failed = sum(record.status == "failed" for record in run.records)
         self._lightning.datamodule.ask_only(SPLITS[stage], self._without_recorded(planned))
@@ -194,9 +198,11 @@ class Evaluation(LightningModule):
         for arm in [arm for arm in self.arms if not self.run_folder.is_hopeless(arm.name)]:
             left = [self._left_of(clip, arm) for clip in batch]
             for answer in self.loaded.answer([clip for clip in left if clip.samples], arm.pipeline, cache):
-                question = scored.get(answer.sample.uid)
+                question = scored.get(uid := answer.sample.uid)
                 likelihoods = question.likelihoods(arm.pipeline) if question and answer.trace else None
-                record = self.record(arm, answer, likelihoods)
+                first = self.first_of[uid] if self.reuse_tokens else answer.sample
+                reused = answer_with_tokens_of(first, self.loaded, *questions[uid], arm.pipeline, cache)
+                record = self.record(arm, answer, likelihoods, reused)
                 self.num_failed += record.status == "failed"
                 self.run_folder.write(record, self._tokens_of(arm, answer))
                 self.tokens_read += record.prefill_tokens + answer.padding
@@ -237,8 +243,10 @@ class Evaluation(LightningModule):
         shown = [clip.media[part] for part in in_order(sample, clip) if isinstance(part, int)]
         return [pictures_of(self.loaded.media, frames) for frames in shown]
 
-    def record(self, arm: Arm, answer: Answer, likelihoods: Likelihoods | None = None) -> Record:
-        """What is kept of one answer."""
+    def record(
+        self, arm: Arm, answer: Answer, likelihoods: Likelihoods | None = None, reused: Answer | None = None
+    ) -> Record:
+        """What is kept of one answer, and of the one with the tokens of the first question."""
         sample = answer.sample
         about: dict[str, Any] = {
             "uid": sample.uid,
@@ -257,19 +265,21 @@ class Evaluation(LightningModule):
         if answer.trace is None:
             wrong = False if sample.answers else None
             return Record(**about, status="failed", error=answer.error, correct=wrong)
-        choice = read_choice(answer.text, sample.options) if sample.options else None
+        timed, (choice, correct) = self.timed.get((arm.name, sample.uid)), _judge(answer)
         return Record(
             **about,
             answer=answer.text,
             choice=choice,
-            correct=is_right(answer.text, choice, sample),
+            correct=correct,
             **token_counts(answer.trace),
             flops=price(answer.trace, self.costs),
             kv_cache_bytes=kv_cache_bytes(answer.trace, self.costs, self.loaded.model.dtype.itemsize),
             batch_size=self.loaded.batch_size,
-            **times_of(self.timed.get((arm.name, sample.uid))),
+            **(timed.measured if timed else {}),
             divergence=likelihoods and likelihoods.divergence,
             option_likelihoods=list(likelihoods.options) if likelihoods else [],
+            answer_reused=reused and reused.text,
+            correct_reused=_judge(reused)[1] if reused else None,
         )
 
     @property
@@ -318,6 +328,12 @@ class Evaluation(LightningModule):
         return [each for each in some if each.samples]
 
 
+def _judge(answer: Answer) -> tuple[str | None, bool | None]:
+    """The option that an answer chooses, where there are some, and whether it is right, where somebody knows."""
+    choice = read_choice(answer.text, answer.sample.options) if answer.sample.options else None
+    return choice, is_right(answer.text, choice, answer.sample)
+
+
 LIMITS = {"validate": "limit_val_batches", "test": "limit_test_batches", "predict": "limit_predict_batches"}
 """The trainer's setting that says how much of the data each of Lightning's commands reads."""
 
@@ -332,16 +348,3 @@ def check_trainer(trainer: Trainer) -> None:
             f"trainer.precision is {plugin.precision!r} ({type(plugin).__name__}), but the precision of a frozen model "
             "is model.mllm.dtype: leave trainer.precision out"
         )
-
-
-def times_of(timed: TimedAnswer | None) -> dict[str, Any]:
-    """What a record says of the same question answered against the clock; nothing where it was not."""
-    if timed is None:
-        return {}
-    return {
-        "milliseconds": Milliseconds(**timed.milliseconds, steps=timed.steps),
-        "peak_memory_bytes": timed.peak_memory_bytes,
-        "attention_kernels": list(timed.kernels),
-        "answer_alone": timed.answer.text,
-        "milliseconds_in_batches": list(timed.in_batches),
-    }

@@ -1,5 +1,7 @@
 """Marks of arms and strata of questions, worked out by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.metrics.test_summary import record
@@ -59,8 +61,24 @@ def test_tokens_that_serve_further_questions():
     assert reusable(found[:1]) is None
     summary = summarise(found)
     assert summary.arms[0].reusable == pytest.approx(2 / 3)
-    (table,) = [table for table in further_tables(summary) if table.title.endswith("asked about")]
-    assert table.columns[-1].cell(summary.arms[0]) == "66.7"
+    (table,) = [table for table in further_tables(summary) if table.title.startswith("Further questions")]
+    assert [column.cell(summary.arms[0]) for column in table.columns] == ["66.7"]
+
+
+def test_what_further_questions_lose_by_the_tokens_of_the_first():
+    """Of two that are asked twice in each of ten videos the second is wrong with them in five."""
+    found = [
+        replace(
+            record(uid, "arm", cluster=f"v{uid // 3}", tokens_hash=str(uid)),
+            correct_reused=None if uid % 3 == 0 else uid % 3 == 1 or uid < 15,
+        )
+        for uid in range(30)
+    ]
+    (row,) = (summary := summarise(found)).arms
+    assert (row.reused.mean, row.reused.n, row.reused.clusters) == (pytest.approx(-25), 20, 10)
+    (table,) = [table for table in further_tables(summary) if table.title.startswith("Further questions")]
+    assert table.columns[1].cell(row) == "-25.0"
+    assert summarise(found[:1]).arms[0].reused is None
 
 
 def test_questions_fall_into_strata():

@@ -85,6 +85,23 @@ def reusable(records: Sequence[Record]) -> float | None:
     return fmean(same) if same else None
 
 
+def reuse_of(records: Sequence[Record], level: float) -> Difference | None:
+    """What further questions about a video lose by the tokens that were chosen for the first, in percentage points.
+
+    None where they were not answered with those.
+
+    Args:
+        records: The arm's answered samples.
+        level: Confidence level of the interval.
+    """
+    twice = [(record.correct_reused, record.is_right, record.cluster) for record in records]
+    known = [each for each in twice if each[0] is not None]
+    if not known:
+        return None
+    reused, own, clusters = zip(*known, strict=True)
+    return difference_in_points(reused, own, clusters, level)
+
+
 def _without_budgets(record: Record) -> str:
     steps = [
         {name: {key: value for key, value in parameters.items() if key != BUDGET} for name, parameters in step.items()}

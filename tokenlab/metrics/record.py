@@ -115,6 +115,9 @@ class Record:
         divergence: Of the next tokens from the untouched model's along its answer, nats a token; None where not scored.
         option_likelihoods: Log-likelihood of each option's letter; empty where not scored.
         milliseconds_in_batches: Milliseconds a query by how many prompts like it go through the LLM together.
+        answer_reused: The answer with the tokens that the arm chose for the first question about the video; None of the
+            first, where that was not asked for, and where tokens are chosen inside the LLM.
+        correct_reused: Whether that is right; None likewise, or where nobody knows.
         tokens_hash: The same where the same tokens of the same frames are left; empty where that is not known.
     """
 
@@ -153,6 +156,8 @@ class Record:
     option_likelihoods: list[float] = field(default_factory=list)
     tokens_hash: str = ""
     milliseconds_in_batches: list[tuple[int, float]] = field(default_factory=list)
+    answer_reused: str | None = None
+    correct_reused: bool | None = None
 
     @property
     def retention(self) -> float:

@@ -16,11 +16,11 @@ from tokenlab.metrics.cost import Cost, cost_of
 from tokenlab.metrics.frontier import Point, Standing, standings
 from tokenlab.metrics.latency import Latency, ceilings, latency_of
 from tokenlab.metrics.likelihoods import ArmLikelihoods, likelihoods_of
-from tokenlab.metrics.marks import Reversal, reusable, reversals, unreduced
+from tokenlab.metrics.marks import Reversal, reusable, reuse_of, reversals, unreduced
 from tokenlab.metrics.record import Record
 from tokenlab.metrics.strata import Stratum, strata_of
 from tokenlab.statistics.intervals import LEVEL, Interval, clustered_interval
-from tokenlab.statistics.paired import Estimate
+from tokenlab.statistics.paired import Difference, Estimate
 
 BASELINE = "full"  # the arm that others are compared with
 HOPELESS, HOPELESS_VIDEOS = 20, 5  # questions, and videos, on all of which an arm fails before it is given up
@@ -50,6 +50,8 @@ class ArmSummary:
         unreduced: Share of the answers before which it left every token, though it was to leave fewer; None where not.
         reusable: Share of the further questions about a video for which the tokens left are those of the first; None
             where no video was asked about twice.
+        reused: Accuracy on the further questions with the tokens of the first, less that with their own, in percentage
+            points; None where they were not answered so.
         against_controls: Against each of its controls that the run has.
         visual_gain: What is left of what the baseline gains by looking; None where the run has no blind arm.
         against_baseline: None for the baseline itself, and where the run has no such arm.
@@ -74,6 +76,7 @@ class ArmSummary:
     accuracy_by_stratum: dict[str, Interval]
     unreduced: float | None
     reusable: float | None
+    reused: Difference | None
     against_controls: tuple[AgainstControl, ...]
     visual_gain: Estimate | None
     against_baseline: Comparison | None
@@ -254,6 +257,7 @@ def _arm_summary(records: list[Record], against: Comparison | None, level: float
         accuracy_by_stratum={},
         unreduced=unreduced(answered) if answered else None,
         reusable=reusable(answered),
+        reused=reuse_of(answered, level),
         against_controls=(),
         visual_gain=None,
         against_baseline=against,

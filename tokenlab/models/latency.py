@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Any
 
 import torch
 
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.data.samples import Clip, Sample
 from tokenlab.errors import SampleError
+from tokenlab.metrics.record import Milliseconds
 from tokenlab.models.clock import stopwatch
 from tokenlab.models.counter import AttentionKernels
 from tokenlab.models.encode_cache import EncodeCache
@@ -40,6 +42,17 @@ class TimedAnswer:
     peak_memory_bytes: int | None
     kernels: tuple[str, ...] = ()
     in_batches: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What a record says of it."""
+        return {
+            "milliseconds": Milliseconds(**self.milliseconds, steps=self.steps),
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "attention_kernels": list(self.kernels),
+            "answer_alone": self.answer.text,
+            "milliseconds_in_batches": list(self.in_batches),
+        }
 
 
 Question = tuple[Clip, Sample, Mapping[str, Pipeline]]

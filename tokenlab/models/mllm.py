@@ -177,21 +177,32 @@ class LoadedModel:
                     yield Answer(sample, error=str(error))
 
     @torch.inference_mode()
-    def prepare(self, clip: Clip, sample: Sample, pipeline: Pipeline, cache: EncodeCache) -> Request:
-        """Runs a pipeline on one question, up to the LLM; raises SampleError where that cannot be done."""
+    def prepare(
+        self, clip: Clip, sample: Sample, pipeline: Pipeline, cache: EncodeCache, chosen_for: Sample | None = None
+    ) -> Request:
+        """Runs a pipeline on one question, up to the LLM; raises SampleError where that cannot be done.
+
+        Args:
+            clip: What is asked about.
+            sample: The question.
+            pipeline: The pipeline.
+            cache: What other arms and questions share.
+            chosen_for: The question for which tokens are chosen before the LLM, if it is another one about the clip.
+        """
+        chooser = chosen_for or sample
         if clip.media is None:
             raise SampleError(clip.error or "no media")
         content = in_order(sample, clip)
         check_texts(content, self.processor)
         numbers = [part for part in content if isinstance(part, int)]
         candidates = [clip.media[number] for number in numbers]
-        score = cache.scorer(self.clip, clip.cluster, numbers, sample.question)
-        selected, trace = select_from_media(candidates, sample, pipeline, self.seed, score)
+        score = cache.scorer(self.clip, clip.cluster, numbers, chooser.question)
+        selected, trace = select_from_media(candidates, chooser, pipeline, self.seed, score)
         shown, lost, resizing = resize_media(selected, pipeline, self.media)
         encoded = []
         for number, frames in zip(numbers, shown, strict=True):
             encoded.append(cache.encode(self, clip, number, frames, pipeline))
-        media, decisions, texts = self.reduce_on_grid(encoded, sample, pipeline, cache)
+        media, decisions, texts = self.reduce_on_grid(encoded, chooser, pipeline, cache)
         trace += resizing + encode_trace(encoded, shown, pipeline) + grid_trace(decisions, bool(self.family.projector))
         prompt = cache.prompt(self, sample, content, encoded)
         markers = [self.writer.marker_tokens(frames) for frames in candidates]

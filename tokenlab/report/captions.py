@@ -59,7 +59,9 @@ def all_captions(summary: Summary) -> Iterator[str]:
     if makers := [f"{each.name}: {each.made_by} is right" for each in summary.strata if each.made_by]:
         yield f"What questions need: {'; '.join(makers)}, and is ranked nowhere there; the others have the rest."
     if any(row.reusable is not None for row in summary.arms):
-        yield "first's tokens serve: further questions about a video for which the same tokens are left."
+        yield "same tokens: of the further questions about a video, those for which the first one's tokens are left."
+    if any(row.reused for row in summary.arms):
+        yield "with the first's: their accuracy with the tokens chosen for the first question, less with their own."
     yield "FLOPs: 2 a multiply-add, of each query's own length, without padding."
     yield from _timing(summary)
     if summary.padding_waste is not None:

@@ -86,6 +86,7 @@ def further_tables(summary: Summary) -> list[FurtherTable]:
     rows = by_budget(summary)
     others, timed = [row for row in rows if row.against_baseline], [row for row in rows if row.latency]
     scored, ranked = [row for row in rows if row.likelihoods], [row for row in rows if row.accuracy_by_stratum]
+    further = [row for row in rows if row.reusable is not None]
     tables = [
         FurtherTable("Answers, %", answer_columns(summary), rows),
         FurtherTable("Answers by what questions need, %", stratum_columns(summary), ranked),
@@ -94,7 +95,8 @@ def further_tables(summary: Summary) -> list[FurtherTable]:
         FurtherTable("Milliseconds a query, means", stage_columns(summary), timed),
         FurtherTable(f"Time against {summary.baseline}", speedup_columns(summary), [r for r in others if r.latency]),
         FurtherTable("Queries a second, by prompts in a batch", throughput_columns(timed), timed),
-        FurtherTable("Milliseconds a question, one medium asked about", reuse_columns(), timed),
+        FurtherTable("Milliseconds a question, one medium asked about", asked_columns(), timed),
+        FurtherTable("Further questions about a video", reuse_columns(summary), further),
     ]
     return [table for table in tables if table.columns and table.rows]
 
@@ -187,10 +189,20 @@ def speedup_columns(summary: Summary) -> list[Column]:
     ]
 
 
-def reuse_columns() -> list[Column]:
+def asked_columns() -> list[Column]:
     """Milliseconds a question, where one medium is asked about several times."""
-    times = [Column(f"{times}x", partial(_asked_times, times=times)) for times in QUESTIONS]
-    return [*times, _column("first's tokens serve %", ("reusable",), percent)]
+    return [Column(f"{times}x", partial(_asked_times, times=times)) for times in QUESTIONS]
+
+
+def reuse_columns(summary: Summary) -> list[Column]:
+    """Whether tokens that were chosen for the first question serve the next."""
+    columns = [_column("same tokens %", ("reusable",), percent)]
+    if any(row.reused for row in summary.arms):
+        points = "{:+.1f}".format
+        columns.append(_column("with the first's: points", ("reused", "mean"), points))
+        columns.append(_column(f"{summary.level:.0%} from", ("reused", "low"), points))
+        columns.append(_column("to", ("reused", "high"), points))
+    return columns
 
 
 def throughput_columns(timed: Sequence[ArmSummary]) -> list[Column]:

@@ -26,6 +26,7 @@ MODEL_KEYS = (
     "timed_questions",
     "timed_batch_sizes",
     "scored_questions",
+    "reuse_tokens",
 )
 """What `model:` may hold, as `Evaluation` takes it, which is slow to import."""
 
