@@ -196,5 +196,5 @@ class Record:
         if (times := fields["milliseconds"]) is not None:
             fields["milliseconds"] = Milliseconds(**times | {"steps": tuple(times["steps"])})
         for name in ("tokens_after", "milliseconds_in_batches"):
-            fields[name] = [tuple(entry) for entry in fields[name]]
+            fields[name] = [tuple(entry) for entry in fields.get(name, ())]
         return cls(**fields)
