@@ -56,6 +56,24 @@ def test_a_matched_arm_costs_the_same_up_to_the_first_token(matched):
     assert prefill["topic"] > 0.9 * prefill["fastv"]
 
 
+@pytest.mark.matrix
+def test_smaller_pictures_can_be_matched_with_an_arm(checkpoints, videos, tmp_path):
+    """Though on the smallest budgets no picture is small enough; where only those would cost so little, it is said."""
+    arms = {"full": [], "topic": ARMS["topic"], "native": [REGISTRY["native"](retention_ratio=0.5)], **MORE}
+    arms["less"] = [
+        REGISTRY["frame_stride"](retention_ratio=0.1),
+        REGISTRY["native"](retention_ratio=0.3),
+        *MORE["blind"],
+    ]
+    arms["few"] = [REGISTRY["frame_stride"](retention_ratio=0.5)]
+    summary = summarise(run(checkpoints["qwen2_5_vl"], videos, tmp_path / "a", {"native": "few"}, arms))
+    found = {row.arm: row for row in summary.arms}
+    assert 0.25 < found["native"].pipeline[0]["native"]["retention_ratio"] < 1
+    assert found["native"].cost.flops.total == pytest.approx(found["few"].cost.flops.total, rel=0.3)
+    with pytest.raises(UserError, match=r"arm 'native' costs .* FLOPs a question and never"):
+        run(checkpoints["qwen2_5_vl"], videos, tmp_path / "b", {"native": "less"}, arms)
+
+
 def test_its_budget_and_its_controls_follow(matched):
     by_arm = {record.arm: record for record in matched}
     budget = by_arm["topic"].pipeline[0]["topic"]["retention_ratio"]

@@ -52,7 +52,7 @@ class FrameSelection(TokenCompressor):
 
 
 Size = tuple[int, int]
-"""Height and width of a picture, in pixels."""
+"""Height and width, or rows and columns."""
 
 
 @dataclass(frozen=True)

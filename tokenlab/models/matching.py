@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from statistics import fmean
 from typing import Any
 
 from tokenlab.compressors.pipeline import Pipeline
 from tokenlab.data.samples import Clip
-from tokenlab.errors import UserError
+from tokenlab.errors import SampleError, UserError
 from tokenlab.models.costs.flops import ModelCosts
 from tokenlab.models.costs.price import price
 from tokenlab.models.encode_cache import EncodeCache
@@ -48,23 +50,32 @@ def match_flops(
         answers = [each for clip, cache in zip(clips, caches, strict=True) for each in short.answer([clip], of, cache)]
         traces = [each.trace for each in answers if each.trace is not None]
         if not traces:
-            raise UserError(
-                f"model.match_flops: none of the first questions can be answered, so no one knows what arm {arm!r} "
-                f"costs: {answers[0].error}"
-            )
+            raise SampleError(answers[0].error or "no answer")
         return fmean(price(trace, costs).total for trace in traces)
 
+    @cache
     def flops_at(thousandths: int) -> float:
-        return flops(with_budget(pipeline, thousandths / STEPS))
+        """0 where no question can be answered on so little."""
+        try:
+            return flops(with_budget(pipeline, thousandths / STEPS))
+        except SampleError:
+            return 0.0
 
-    wanted = flops(target)
-    least, most = flops_at(1), flops_at(STEPS)
+    try:
+        wanted, most = flops(target), flops(with_budget(pipeline, 1.0))
+    except SampleError as error:
+        raise UserError(
+            f"model.match_flops: none of the first questions can be answered, so no one knows what arm {arm!r} "
+            f"costs: {error}"
+        ) from error
+    lowest = 1 + bisect_left(range(1, STEPS), True, key=lambda step: flops_at(step) > 0)
+    least = flops_at(lowest)
     if not least <= wanted <= most:
         raise UserError(
             f"model.match_flops: whatever its budget, arm {arm!r} costs {least:.4g} to {most:.4g} FLOPs a question and "
             f"never {wanted:.4g}; match it with another arm"
         )
-    return with_budget(pipeline, _nearest(flops_at, wanted) / STEPS)
+    return with_budget(pipeline, _nearest(flops_at, wanted, lowest) / STEPS)
 
 
 def check_matches(matches: Mapping[str, str], pipelines: Mapping[str, Pipeline]) -> None:
@@ -87,9 +98,9 @@ def with_budget(pipeline: Pipeline, ratio: float) -> Pipeline:
     )
 
 
-def _nearest(value: Callable[[int], float], wanted: float) -> int:
+def _nearest(value: Callable[[int], float], wanted: float, lowest: int) -> int:
     """The step, of those of a rising staircase, whose value is nearest."""
-    low, high = 1, STEPS
+    low, high = lowest, STEPS
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if value(middle) <= wanted else (low, middle)

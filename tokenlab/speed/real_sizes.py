@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenlab.compressors import REGISTRY, Pipeline
+from tokenlab.compressors.stages import Size
 from tokenlab.data.samples import Clip, Frames, Sample
 from tokenlab.errors import UserError
 from tokenlab.evaluation import token_counts
@@ -22,7 +23,6 @@ from tokenlab.models.costs.price import price
 from tokenlab.models.costs.profile import BASELINE
 from tokenlab.models.encode_cache import EncodeCache
 from tokenlab.models.families import Family
-from tokenlab.models.families.base import Size
 from tokenlab.models.families.support import why_unsupported
 from tokenlab.models.latency import time_arms
 from tokenlab.models.mllm import LoadedModel

@@ -15,12 +15,12 @@ from transformers import PretrainedConfig
 from tokenlab.cli.commands.options import Parser, known_checkpoint, resolution, whole_number, writable
 from tokenlab.compressors import REGISTRY
 from tokenlab.compressors.pipeline import Pipeline
+from tokenlab.compressors.stages import Size
 from tokenlab.data.samples import Clip
 from tokenlab.errors import SampleError, UserError
 from tokenlab.models.costs.profile import BYTES, read_config
 from tokenlab.models.costs.vision import vision_cost_model
 from tokenlab.models.families import family_of
-from tokenlab.models.families.base import Size
 from tokenlab.models.mllm import LoadedModel
 from tokenlab.report.console import Terminal, followed
 from tokenlab.schema.arguments import check_names

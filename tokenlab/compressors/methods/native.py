@@ -11,6 +11,8 @@ from typing import ClassVar
 from tokenlab.compressors import PixelReduction, PixelView, Size, budget
 
 STEPS = 64
+SMALLEST = 4
+"""Pixels of a side; processors could take three for colours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,8 @@ class Native(PixelReduction, name="native"):
         """Takes the largest of 64 sizes, of equal shape, of which not too many tokens are made."""
         total = view.tokens(view.size)
         most = budget(self.retention_ratio, total)
-        sizes = [(max(1, view.size[0] * k // STEPS), max(1, view.size[1] * k // STEPS)) for k in range(1, STEPS + 1)]
+        sizes = [(view.size[0] * k // STEPS, view.size[1] * k // STEPS) for k in range(1, STEPS + 1)]
+        sizes = [size for size in sizes if min(size) >= SMALLEST]
         fitting = bisect_right(sizes, most, key=view.tokens)
         if not fitting:
             raise ValueError(f"no smaller picture brings its {total} visual tokens down to {most}")

@@ -18,10 +18,10 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForImageTextToText, DynamicCache, PretrainedConfig
 
+from tokenlab.compressors.stages import Size
 from tokenlab.models.costs.counting import SAMPLE_POINTS, Bilinear, Polynomial, count
 from tokenlab.models.costs.vision import VisionCostModel, vision_cost_model
 from tokenlab.models.families import Family, family_of
-from tokenlab.models.families.base import Size
 from tokenlab.models.families.grids import patch_rows
 from tokenlab.models.hf import CACHE, windows_of
 from tokenlab.models.vision.auxiliary import AuxiliaryPoolingHead, embed_frames, embed_patches, embed_text

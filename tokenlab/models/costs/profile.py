@@ -11,6 +11,7 @@ from typing import TypeVar
 from transformers import AutoConfig, PretrainedConfig
 
 from tokenlab.compressors.pipeline import Pipeline
+from tokenlab.compressors.stages import Size
 from tokenlab.errors import UserError, first_line
 from tokenlab.models.checkpoint import EMBEDDED
 from tokenlab.models.costs.configs import SHIPPED
@@ -18,7 +19,6 @@ from tokenlab.models.costs.dry_run import QueryShape, dry_run
 from tokenlab.models.costs.flops import ModelCosts, literature_flops
 from tokenlab.models.costs.vision import MediumShape
 from tokenlab.models.families import FAMILIES
-from tokenlab.models.families.base import Size
 from tokenlab.models.families.support import needs_auxiliary, why_unsupported
 from tokenlab.models.vision.auxiliary import KINDS
 

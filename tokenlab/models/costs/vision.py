@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
+from tokenlab.compressors.stages import Size
 from tokenlab.errors import UserError
 from tokenlab.models.families import Family, MediaSpec
-from tokenlab.models.families.base import Size
 from tokenlab.models.families.grids import OUTSIDE, Places, grid_shape, raster
 from tokenlab.models.families.qwen import encode_native
 from tokenlab.models.vision.tower import blocks_read

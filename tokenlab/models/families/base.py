@@ -22,9 +22,6 @@ from tokenlab.models.families.grids import Inputs, Places, Tiles, ToGrid, patche
 
 Kind = Literal["image", "video"]
 
-Size = tuple[int, int]
-"""Height and width, or rows and columns."""
-
 FrameItem = dict[str, str]
 """One item of a chat message's content: a medium, or text."""
 

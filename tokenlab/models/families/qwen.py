@@ -14,7 +14,8 @@ from transformers.vision_utils import (
     get_vision_window_index,
 )
 
-from tokenlab.models.families.base import Family, MediaSpec, Size
+from tokenlab.compressors.stages import Size
+from tokenlab.models.families.base import Family, MediaSpec
 from tokenlab.models.families.grids import Calls, Inputs, Places, ToGrid, raster
 from tokenlab.models.families.splitting import packed_patches
 
