@@ -114,6 +114,7 @@ def test_a_run_goes_on_behind_its_last_whole_record(config, whole, tmp_path, mon
     assert bool(timed) == (records < TOTAL - 1)
 
 
+@pytest.mark.slow
 def test_a_share_of_the_data_is_taken_once(config, tmp_path):
     """A limit that is a share is one of the whole data, also where half of that is answered, or verified."""
     half, folder = arguments(config, tmp_path / "half", "--trainer.limit_val_batches=0.5"), tmp_path / "run"

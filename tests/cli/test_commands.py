@@ -105,7 +105,13 @@ def test_printed_config_round_trips(tmp_path, capsys):
     assert capsys.readouterr().out == first.stdout
 
 
-@pytest.mark.parametrize("argv", [["compressors"], ["validate", "--config", "quickstart", "--print_config"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["compressors"],
+        pytest.param(["validate", "--config", "quickstart", "--print_config"], marks=pytest.mark.slow),
+    ],
+)
 def test_output_that_nobody_reads_is_one_line(argv):
     reader, writer = os.pipe()
     os.close(reader)

@@ -213,6 +213,7 @@ def test_every_method_runs_dry(name):
     assert counts.visual_left is None or counts.visual_left <= 8 * 64 * 0.6
 
 
+@pytest.mark.slow
 def test_smaller_pictures_are_cheaper_from_the_tower_on():
     """What is left of the larger picture costs what the smaller one does; where no size is fewer tokens, it is said."""
     native = REGISTRY["native"](retention_ratio=0.25)

@@ -74,6 +74,7 @@ def test_a_plugin_is_one_of_the_compressors(tmp_path):
     assert "first" in run.stdout
 
 
+@pytest.mark.slow
 def test_an_odd_plugin_breaks_no_command(tmp_path):
     """It asks for a parameter that nobody else's has, and says nothing of itself."""
     install(tmp_path, ODD)

@@ -9,6 +9,7 @@ from tokenlab.testing import ANSWER_TOKENS
 from tokenlab.testing.exactness import check_exactness, check_families
 
 
+@pytest.mark.slow
 def test_right_models_pass(tmp_path):
     checks = list(check_families(["llava", "llava_next", "qwen3_vl"], tmp_path))
     assert [check for check in checks if check.failure] == []
