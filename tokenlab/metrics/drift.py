@@ -56,7 +56,7 @@ def drift_of(pairs: Sequence[tuple[Record, Record]]) -> Drift | None:
         shares=tuple(shares) if len(shares) <= CLOSED else (),
         distance=sum(abs(each.arm - each.baseline) for each in shares) / 2,
         length_ratio=fmean(a.generated_tokens for a, _ in pairs) / fmean(max(1, b.generated_tokens) for _, b in pairs),
-        parting=median(parted) if parted else None,
+        parting=float(median(parted)) if parted else None,
     )
 
 
