@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tokenlab.compressors import REGISTRY, Pipeline, TokenCompressor
+from tokenlab.compressors import REGISTRY, Pipeline, PixelReduction, TokenCompressor
 from tokenlab.models.encode_cache import EncodeCache
 from tokenlab.models.families.support import why_unsupported
 from tokenlab.models.mllm import LoadedModel
@@ -69,6 +69,9 @@ def check_method(name: str, method: TokenCompressor, loaded: LoadedModel) -> Ite
     """Checks a compressor on a tiny model: it answers, in every batch the same; switched off, it changes nothing."""
     if reason := why_unsupported(loaded.family, method):
         yield Check(name, f"refused, since {reason}")
+        return
+    if isinstance(method, PixelReduction) and not loaded.family.native_resolution:
+        yield Check(name, f"left alone, since {loaded.family.name} reads every frame at one size")
         return
 
     def answers(pipeline: Pipeline, batch_size: int) -> list[tuple[str, tuple[int, ...], str]]:

@@ -68,11 +68,13 @@ BODIES = {
     data_decides: ClassVar[bool] = True  # how many tokens a size makes, the model says
 
     def choose_size(self, view: PixelView) -> Size:
-        """Stops at a single pixel."""
+        """Refuses what is too thin to be halved so often."""
         height, width = view.size
         most = budget(self.retention_ratio, view.tokens(view.size))
-        while view.tokens((height, width)) > most and max(height, width) > 1:
-            height, width = max(1, height // 2), max(1, width // 2)
+        while view.tokens((height, width)) > most:
+            height, width = height // 2, width // 2
+            if min(height, width) < 4:
+                raise ValueError(f"no smaller picture makes {most} tokens")
         return height, width
 ''',
     ),
