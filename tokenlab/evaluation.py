@@ -200,7 +200,7 @@ class Evaluation(LightningModule):
             for answer in self.loaded.answer([clip for clip in left if clip.samples], arm.pipeline, cache):
                 question = scored.get(uid := answer.sample.uid)
                 likelihoods = question.likelihoods(arm.pipeline) if question and answer.trace else None
-                first = self.first_of[uid] if self.reuse_tokens else answer.sample
+                first = self.first_of[uid] if self.reuse_tokens and answer.trace else answer.sample
                 reused = answer_with_tokens_of(first, self.loaded, *questions[uid], arm.pipeline, cache)
                 record = self.record(arm, answer, likelihoods, reused)
                 self.num_failed += record.status == "failed"

@@ -131,9 +131,7 @@ def stratum_columns(summary: Summary) -> list[Column]:
 def comparison_columns(summary: Summary) -> list[Column]:
     """Each arm's answers against the baseline's, question by question."""
     return [
-        _column("points", (*ANSWERS, "points", "mean"), "{:+.1f}".format),
-        _column(f"{summary.level:.0%} from", (*ANSWERS, "points", "low"), "{:+.1f}".format),
-        _column("to", (*ANSWERS, "points", "high"), "{:+.1f}".format),
+        *_with_interval("points", (*ANSWERS, "points"), summary.level, "{:+.1f}".format),
         *([_column("gain kept %", ("visual_gain", "mean"), percent)] if summary.head else []),
         _column("p (Holm)", (*ANSWERS, "p_holm"), _p),
         _column("lost", (*ANSWERS, "lost"), str),
@@ -150,9 +148,7 @@ def likelihood_columns(summary: Summary) -> list[Column]:
     """How far each arm is from the untouched model, and how far its confidence can be believed."""
     columns = [
         _column("scored", ("likelihoods", "divergence", "n"), str),
-        _column("KL, nats", ("likelihoods", "divergence", "mean"), "{:.4f}".format),
-        _column(f"{summary.level:.0%} from", ("likelihoods", "divergence", "low"), "{:.4f}".format),
-        _column("to", ("likelihoods", "divergence", "high"), "{:.4f}".format),
+        *_with_interval("KL, nats", ("likelihoods", "divergence"), summary.level, "{:.4f}".format),
         _column(f"less {summary.baseline}'s", (*FURTHER, "mean"), "{:+.4f}".format),
         _column("from", (*FURTHER, "low"), "{:+.4f}".format),
         _column("to", (*FURTHER, "high"), "{:+.4f}".format),
@@ -180,9 +176,7 @@ def stage_columns(summary: Summary) -> list[Column]:
 def speedup_columns(summary: Summary) -> list[Column]:
     """What each arm saves of the baseline's time, and how much of what its FLOPs promise."""
     return [
-        _column("speed-up", (*SPEEDUP, "total", "mean"), "{:.2f}".format),
-        _column(f"{summary.level:.0%} from", (*SPEEDUP, "total", "low"), "{:.2f}".format),
-        _column("to", (*SPEEDUP, "total", "high"), "{:.2f}".format),
+        *_with_interval("speed-up", (*SPEEDUP, "total"), summary.level, "{:.2f}".format),
         _column("prefill", (*SPEEDUP, "prefill", "mean"), "{:.2f}".format),
         _column("realised", (*SPEEDUP, "realised"), "{:.2f}".format),
         _column("causal", (*SPEEDUP, "realised_causal"), "{:.2f}".format),
@@ -198,10 +192,7 @@ def reuse_columns(summary: Summary) -> list[Column]:
     """Whether tokens that were chosen for the first question serve the next."""
     columns = [_column("same tokens %", ("reusable",), percent)]
     if any(row.reused for row in summary.arms):
-        points = "{:+.1f}".format
-        columns.append(_column("with the first's: points", ("reused", "mean"), points))
-        columns.append(_column(f"{summary.level:.0%} from", ("reused", "low"), points))
-        columns.append(_column("to", ("reused", "high"), points))
+        columns += _with_interval("with the first's: points", ("reused",), summary.level, "{:+.1f}".format)
     return columns
 
 
@@ -250,6 +241,12 @@ def _column(heading: str, path: tuple[str, ...], spell: Callable[[Any], str], ra
         return NOTHING if value is None else spell(value)
 
     return Column(heading, cell, rank, path)
+
+
+def _with_interval(heading: str, path: tuple[str, ...], level: float, spell: Callable[[Any], str]) -> list[Column]:
+    """Columns of a figure and of the bounds of its interval."""
+    bounds = (heading, "mean"), (f"{level:.0%} from", "low"), ("to", "high")
+    return [_column(name, (*path, bound), spell) for name, bound in bounds]
 
 
 def _type_column(type_: str, summary: Summary) -> Column:

@@ -43,14 +43,6 @@ class MediumSize:
         """On the grid and outside."""
         return self.grid_tokens + self.separators
 
-    def __add__(self, other: MediumSize) -> MediumSize:
-        """Both together."""
-        return MediumSize(
-            self.grid_tokens + other.grid_tokens,
-            self.separators + other.separators,
-            self.text_tokens + other.text_tokens,
-        )
-
     def __sub__(self, other: MediumSize) -> MediumSize:
         """By how much the other is smaller."""
         return MediumSize(

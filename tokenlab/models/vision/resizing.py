@@ -35,7 +35,6 @@ def resize_media(
         numbers of tokens alone are meant.
     """
     shown, trace = list(media), Trace()
-    lost = [MediumSize(0, 0, 0)] * len(shown)
     for method in pipeline.of_stage(PixelReduction):
         for number, frames in enumerate(shown):
             size_at = partial(processor.size_at, frames)
@@ -45,11 +44,15 @@ def resize_media(
                     raise ValueError(f"it makes pictures of {frames.size} pixels {size} large")
                 before, after = size_at(frames.size), size_at(size)
             shown[number] = _resized(frames, size)
-            lost[number] += before - after
             left = Reduction.keep(torch.arange(after.grid_tokens), before.grid_tokens)
             fewer = before.separators - after.separators
             applied = AppliedReduction("pixels", method.name, number, left, fewer_separators=fewer)
             trace += Trace(reductions=(applied,))
+    with stage(None):
+        lost = [
+            MediumSize(0, 0, 0) if new is old else processor.size_at(old, old.size) - processor.size_at(new, new.size)
+            for old, new in zip(media, shown, strict=True)
+        ]
     return shown, lost, trace
 
 
